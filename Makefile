@@ -1,0 +1,44 @@
+# Every target sets itself up: on a fresh clone any of them may be the first command.
+.PHONY: overfit test lint fix slow bench clean
+
+python ?= python3
+bin := .venv/bin
+ready := .venv/.ready
+
+# The pins keep torch at a release whose CPU build may be offered locally (PIP_FIND_LINKS);
+# without one, the same line installs the default build.
+$(ready): pyproject.toml constraints.txt
+	$(python) -m venv .venv
+	$(bin)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+overfit: $(ready)  ## memorise 200 scenes; a verdict in under a minute
+	$(bin)/python train.py experiment=overfit
+
+# Lightning writes one of its own types in a way that the shape checker frowns upon.
+test: $(ready)  ## the whole suite: plain, then with shapes checked at every call
+	$(bin)/python -m pytest
+	$(bin)/python -m pytest -q --jaxtyping-packages=musicnet,callbacks,beartype.beartype \
+	  -W "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning" \
+	  -m "not bad_shape and not integration and not slow and not gpu"
+
+lint: $(ready)  ## format, style, types, imports
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+fix: $(ready)  ## what ruff can mend by itself
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+slow: $(ready)  ## tests longer than a minute
+	$(bin)/python -m pytest -m "slow and not gpu"
+
+bench: $(ready)  ## the tables of benchmarks/, as JSON beside the scripts' output
+	mkdir -p runs/benchmarks
+	$(bin)/python benchmarks/gate.py --json runs/benchmarks/gate.json
+	$(bin)/python benchmarks/scenes.py --json runs/benchmarks/scenes.json
+
+clean:  ## the environment and caches; runs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
