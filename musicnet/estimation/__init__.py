@@ -1,0 +1,1 @@
+"""Classical estimation: no weights, batched, on any device."""

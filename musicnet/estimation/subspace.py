@@ -1,0 +1,52 @@
+"""Signal and noise subspaces of a covariance."""
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from musicnet.estimation.spectrum import load_diagonal
+from musicnet.shapes import Covariance
+
+
+def eigen_decomposition(
+    covariance: Covariance, loading: float = 1e-6
+) -> tuple[Float[Tensor, "*batch row"], Complex[Tensor, "*batch row row"]]:
+    """Eigenvalues and eigenvectors of a Hermitian matrix.
+
+    Both triangles count: the matrix is made Hermitian first, whereas `torch.linalg.eigh` alone
+    would not look at the upper one.
+
+    Args:
+        covariance: R; linear power.
+        loading: share of the mean row power that is added to the diagonal, so that neither a
+            rank-one nor an all-zero matrix is singular.
+
+    Returns:
+        Eigenvalues, ascending; eigenvectors in columns.
+    """
+    hermitian = 0.5 * (covariance + covariance.mH)
+    values, vectors = torch.linalg.eigh(load_diagonal(hermitian, loading))
+    return values, vectors
+
+
+def noise_subspace(covariance: Covariance, n_sources: int) -> Complex[Tensor, "*batch row noise"]:
+    """Directions in which only noise lives.
+
+    Args:
+        covariance: R; linear power.
+        n_sources: K, the same for the whole batch.
+
+    Returns:
+        U_n, orthonormal columns: eigenvectors of the R - K smallest eigenvalues.
+
+    Raises:
+        ValueError: no direction is left.
+    """
+    n_rows = covariance.shape[-1]
+    if not 0 <= n_sources < n_rows:
+        raise ValueError(
+            "MUSIC needs fewer sources than sensors, so that a noise subspace exists: got "
+            f"n_sources={n_sources}, n_sensors={n_rows}. Use a larger array, or n_sources <= "
+            f"{n_rows - 1}."
+        )
+    return eigen_decomposition(covariance)[1][..., : n_rows - n_sources]

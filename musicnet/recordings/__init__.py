@@ -1,0 +1,1 @@
+"""Observation files in and out."""

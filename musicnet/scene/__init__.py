@@ -1,0 +1,1 @@
+"""What is out there, and what the array hears of it."""
