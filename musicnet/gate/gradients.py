@@ -1,0 +1,161 @@
+"""What the gate measures: gradients by group, their one global norm, and how they are scaled.
+
+Gradients go in as the optimisers hold them (dense, sparse, complex, half, on several devices);
+a norm or the names of the broken ones come out.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients that optimisers hold, by named parameter group.
+
+    Args:
+        groups: Gradients per group; empty where nothing in the group has one.
+        rates: Learning rate per group.
+    """
+
+    groups: dict[str, list[Tensor]]
+    rates: dict[str, float]
+
+    @classmethod
+    def of(cls, optimizers: Sequence[Optimizer]) -> "Gradients":
+        """Collect what is there; nothing is copied, so that scaling these scales the gradients.
+
+        Args:
+            optimizers: Raw optimisers. A group is called by its ``name``, else ``group<i>``; a
+                name that several optimisers use gets the number of the optimiser in front.
+        """
+        groups: dict[str, list[Tensor]] = {}
+        rates: dict[str, float] = {}
+        for i, optimizer in enumerate(optimizers):
+            for j, group in enumerate(optimizer.param_groups):
+                name = str(group.get("name", f"group{j}"))
+                name = f"{i}.{name}" if name in groups else name
+                groups[name] = [_values(p) for p in group["params"] if p.grad is not None]
+                rates[name] = float(group["lr"])
+        return cls(groups, rates)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All gradients of all groups."""
+        return [gradient for group in self.groups.values() for gradient in group]
+
+    def norms(self) -> dict[str, float]:
+        """Give the norm of every group that has gradients. Waits for the device per group."""
+        return {name: exact_norm(group) for name, group in self.groups.items() if group}
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply every gradient by the factor, in place."""
+        tensors = self.tensors
+        if tensors:
+            torch._foreach_mul_(tensors, factor)
+
+
+@torch.no_grad()
+def global_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Float[Tensor, ""]:
+    """Norm of all tensors as one long vector, without waiting for the device.
+
+    Args:
+        tensors: At least one; any dtype, shape and device. Half precision is summed in float32.
+        order: 2 or infinity.
+
+    Returns:
+        The norm, on the device of the first tensor. It may under- or overflow where `exact_norm`
+        does not.
+
+    Example:
+        >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
+        5.0
+    """
+    buckets: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        buckets.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    norms: list[Tensor] = []
+    for (_, dtype), bucket in buckets.items():
+        wider = torch.float32 if dtype in _HALF else None
+        norms += torch._foreach_norm(bucket, order, dtype=wider)
+    if len(buckets) > 1:
+        widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+        norms = [norm.to(norms[0].device, widest) for norm in norms]
+    total = torch.linalg.vector_norm(torch.stack(norms), order)
+    # the norm of a sharded gradient (FSDP2) is a sharded scalar until it is gathered
+    return cast(Tensor, getattr(total, "full_tensor", lambda: total)())
+
+
+@torch.no_grad()
+def exact_norm(tensors: Sequence[Tensor]) -> float:
+    """Norm of all tensors as a number that is 0, inf or nan only if the tensors are.
+
+    Waits for the device once. float32 squares vanish below 1e-23 and overflow above 1e19, yet such
+    gradients can be stepped on: only where the fast norm under- or overflowed is it taken again,
+    as ``m * ||g / m||`` with m the largest magnitude.
+
+    Args:
+        tensors: At least one.
+
+    Returns:
+        The norm.
+
+    Example:
+        >>> exact_norm([torch.tensor([3e25]), torch.tensor([4e25])])
+        5e+25
+    """
+    norm = global_norm(tensors).item()
+    if 0 < norm < math.inf:
+        return norm
+    largest = global_norm(tensors, math.inf).item()
+    if not 0 < largest < math.inf:
+        return largest
+    wide = [t.float() if t.dtype in _HALF else t for t in tensors]
+    return largest * global_norm([t / largest for t in wide]).item()
+
+
+def nonfinite_names(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], limit: int = 5
+) -> list[str]:
+    """Find the first parameters whose gradient is not finite. Waits for the device per parameter.
+
+    Args:
+        named_parameters: As `torch.nn.Module.named_parameters` gives them.
+        limit: How many names are enough.
+
+    Returns:
+        At most `limit` names, in order.
+    """
+    names: list[str] = []
+    for name, parameter in named_parameters:
+        if parameter.grad is None:
+            continue
+        if not torch.isfinite(_values(parameter)).all():
+            names.append(name)
+            if len(names) == limit:
+                break
+    return names
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether every entry of every tensor is finite. Waits for the device once."""
+    return math.isfinite(global_norm(tensors, math.inf).item())
+
+
+def _values(parameter: nn.Parameter) -> Tensor:
+    """Give the gradient of a parameter, or what a sparse one stores."""
+    gradient = parameter.grad
+    if gradient is None or not gradient.is_sparse:
+        return cast(Tensor, gradient)
+    # duplicate indices are one entry: 3 and 4 at the same row are 7, not 5
+    parameter.grad = gradient.coalesce()
+    return parameter.grad._values()

@@ -1,0 +1,129 @@
+"""Learning rates over real optimiser steps: warm-up, then the main schedule.
+
+A rate is a pure function of the number of real steps, so that a vetoed step moves nothing and a
+resumed run needs nothing but that number.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning.pytorch import Trainer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Factor of the learning rate at every real step.
+
+    Args:
+        warmup_steps: Steps until the factor is 1; None takes
+            ``min(warmup_cap, total // warmup_divisor)``.
+        warmup_floor: Smallest factor during the warm-up.
+        shape: What follows the warm-up.
+        final_factor: Where the cosine ends, at the last step.
+        total_steps: Real steps of the whole run; None computes them from the trainer.
+        warmup_cap: Most steps that a computed warm-up takes.
+        warmup_divisor: Share of the run that a computed warm-up takes, as its inverse.
+
+    Raises:
+        ValueError: a number is not finite or out of range.
+
+    Example:
+        >>> schedule = Schedule(shape="constant")
+        >>> [schedule.factor(step, total=200) for step in range(5)]
+        [0.1, 0.25, 0.5, 0.75, 1.0]
+    """
+
+    warmup_steps: int | None = None
+    warmup_floor: float = 0.1
+    shape: Literal["cosine", "constant"] = "cosine"
+    final_factor: float = 0.01
+    total_steps: int | None = None
+    warmup_cap: int = 10
+    warmup_divisor: int = 50
+
+    def __post_init__(self) -> None:
+        at_least = {"warmup_steps": 0, "total_steps": 1, "warmup_cap": 0, "warmup_divisor": 1}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be >= {least}: got {value}.")
+        for name in ("warmup_floor", "final_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0 to 1: got {getattr(self, name)}.")
+        if self.shape not in ("cosine", "constant"):
+            raise ValueError(f"shape must be 'cosine' or 'constant': got {self.shape!r}.")
+
+    def warmup(self, total: int) -> int:
+        """Give the number of warm-up steps in a run of so many real steps."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return min(self.warmup_cap, total // self.warmup_divisor)
+
+    def factor(self, step: int, total: int) -> float:
+        """Give what the learning rate is multiplied by.
+
+        Args:
+            step: Real steps taken before this one.
+            total: Real steps of the whole run.
+
+        Returns:
+            ``max(floor, step / warmup)`` during the warm-up, 1 at its end, then the main schedule.
+        """
+        warmup = self.warmup(total)
+        if step < warmup:
+            return max(self.warmup_floor, step / warmup)
+        if self.shape == "constant":
+            return 1.0
+        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+    def total(self, trainer: Trainer, accumulate: int, n_optimizers: int = 1) -> int:
+        """Settle the real steps of a run, computed from the trainer unless they were given.
+
+        Args:
+            trainer: Attached to the module that asks.
+            accumulate: Batches per attempt.
+            n_optimizers: Optimisers that step per attempt; each counts towards ``max_steps``.
+
+        Raises:
+            ValueError: the run has no end and ``total_steps`` was not given.
+        """
+        planned = planned_steps(trainer, accumulate, n_optimizers)
+        if self.total_steps is None and not math.isfinite(planned):
+            raise ValueError(
+                "a schedule needs to know the length of the run: got an endless one "
+                f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). "
+                "Set schedule.total_steps, or a limit of the trainer."
+            )
+        total = int(planned) if self.total_steps is None else self.total_steps
+        if 0 < total <= self.warmup(total):
+            warnings.warn(
+                f"warm-up of {self.warmup(total)} steps is not shorter than the run of {total}: "
+                f"the learning rate never passes {self.factor(total - 1, total):.0%} of its value",
+                stacklevel=2,
+            )
+        return total
+
+
+def planned_steps(trainer: Trainer, accumulate: int, n_optimizers: int = 1) -> float:
+    """Count the attempts that a run will make if nothing is vetoed.
+
+    Args:
+        trainer: Its training loader is set up if it is not yet.
+        accumulate: Batches per attempt; the last window of an epoch may be shorter.
+        n_optimizers: Optimisers that step per attempt.
+
+    Returns:
+        Steps from the first epoch on; infinite if nothing limits them.
+    """
+    trainer.fit_loop.setup_data()
+    epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
+    batches = float(trainer.num_training_batches)
+    windows = math.ceil(batches / accumulate) if math.isfinite(batches) else math.inf
+    # zero epochs of an endless loader are zero steps, not nan
+    steps = windows * epochs if epochs and windows else 0.0
+    if trainer.max_steps != -1:
+        steps = min(steps, float(trainer.max_steps // n_optimizers))
+    return steps
