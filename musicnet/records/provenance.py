@@ -1,0 +1,184 @@
+"""Where a run comes from: which code, configuration, data, versions and host.
+
+A configuration comes in; `provenance.json` in the run folder goes out. Log rows, checkpoints and
+results carry the run id, so that none can be read as another run's.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from musicnet.records.atomic_files import write_json
+from musicnet.records.run_folder import new_run_id
+
+FILE_NAME = "provenance.json"
+_PACKAGES = (
+    "musicnet",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "jsonargparse",
+    "hydra-core",
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What must be known to tell one run from another and to run it again.
+
+    Args:
+        run_id: eight hexadecimal digits, new for every run.
+        started: ISO time with its zone.
+        git_commit: the commit of the code; None outside a repository.
+        git_dirty: the code had changes that no commit holds; None outside a repository.
+        config_hash: sha256 of the resolved configuration; None if there was none.
+        data_hash: sha256 of recorded data; None for simulated data.
+        versions: Python and the packages that decide numbers.
+        host: the computer's name.
+        device: what trained.
+    """
+
+    run_id: str
+    started: str
+    git_commit: str | None
+    git_dirty: bool | None
+    config_hash: str | None
+    data_hash: str | None
+    versions: dict[str, str]
+    host: str
+    device: str
+
+    def write(self, folder: str | Path) -> Path:
+        """Write `provenance.json` into the run folder.
+
+        Raises:
+            FileExistsError: the folder belongs to another run already.
+        """
+        path = Path(folder) / FILE_NAME
+        if path.exists():
+            raise FileExistsError(
+                f"each run needs a folder of its own: got {folder}, which run "
+                f"{read_provenance(folder).run_id} has. Choose a new folder."
+            )
+        write_json(path, asdict(self))
+        return path
+
+
+def collect_provenance(
+    config: Mapping[str, Any] | None = None,
+    *,
+    run_id: str | None = None,
+    data_hash: str | None = None,
+    device: str | None = None,
+    code_folder: str | Path | None = None,
+) -> Provenance:
+    """Look around: code, versions, host and time of a run that starts now.
+
+    Args:
+        config: the resolved configuration as plain data; None if there is none.
+        run_id: the run's id (default: a new one).
+        data_hash: sha256 of recorded data.
+        device: what will train (default: this processor).
+        code_folder: a folder of the repository that holds the code (default: the working folder).
+
+    Example:
+        >>> origin = collect_provenance({"seed": 0}, run_id="c0ffee00", device="cpu")
+        >>> origin.run_id, origin.config_hash == hash_config({"seed": 0}), origin.data_hash
+        ('c0ffee00', True, None)
+    """
+    commit, dirty = _git_state(Path.cwd() if code_folder is None else Path(code_folder))
+    return Provenance(
+        run_id=new_run_id() if run_id is None else run_id,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        git_commit=commit,
+        git_dirty=dirty,
+        config_hash=None if config is None else hash_config(config),
+        data_hash=data_hash,
+        versions=_versions(),
+        host=platform.node(),
+        device=f"{platform.machine()}, {os.cpu_count()} processors" if device is None else device,
+    )
+
+
+def read_provenance(folder: str | Path) -> Provenance:
+    """Read the `provenance.json` of a run folder.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: the file is not a provenance.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be JSON in UTF-8: got {error}. Restore the file.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON: got {error}. Restore the file.") from error
+    wanted = {field.name for field in fields(Provenance)}
+    got = set(tree) if isinstance(tree, dict) else set()
+    if got != wanted:
+        raise ValueError(
+            f"{path} must hold exactly {sorted(wanted)}: got {sorted(got)}. "
+            "It was written by another program or version."
+        )
+    return Provenance(**tree)
+
+
+def hash_config(config: Mapping[str, Any]) -> str:
+    """The sha256 of a configuration, whatever the order of its keys.
+
+    Example:
+        >>> hash_config({"a": 1, "b": 2}) == hash_config({"b": 2, "a": 1})
+        True
+    """
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def hash_file(path: str | Path) -> str:
+    """The sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    status = _git(folder, "status", "--porcelain")
+    return commit, None if status is None else bool(status)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, or None: no git, no repository, no commit yet."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
