@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -41,6 +41,8 @@ class OverfitSanity(StepObserver):
         min_recall: least recall; None asks for nothing.
         max_median_m: largest median error, metres; None asks for nothing.
         max_skipped_fraction: largest share of attempts that the gate may veto.
+        when: "overfit_batches" judges only runs that set that flag of the trainer, so that the
+            callback can stand among the defaults of every run.
         folder: where the verdict goes (default: the trainer's `default_root_dir`).
 
     Attributes:
@@ -65,6 +67,7 @@ class OverfitSanity(StepObserver):
         min_recall: float | None = None,
         max_median_m: float | None = None,
         max_skipped_fraction: float = 0.1,
+        when: Literal["always", "overfit_batches"] = "always",
         folder: str | None = None,
     ) -> None:
         self.loss = loss
@@ -72,6 +75,7 @@ class OverfitSanity(StepObserver):
         self.train_loss = train_loss
         self.metric_recall = metric_recall
         self.metric_median = metric_median
+        self.when = when
         self.folder = folder
         self.verdict: Verdict | None = None
         self._bars = Bars(min_loss_drop, min_recall, max_median_m, max_skipped_fraction)
@@ -113,7 +117,8 @@ class OverfitSanity(StepObserver):
             self._faults.append(
                 "nothing was validated before the first step: set trainer.num_sanity_val_steps=-1"
             )
-        self._start = _Weights(trainer)
+        if self._is_asked(trainer):
+            self._start = _Weights(trainer)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,7 +184,12 @@ class OverfitSanity(StepObserver):
         self._skipped = int(state_dict["skipped"])
         self._faults = list(state_dict["faults"])
 
+    def _is_asked(self, trainer: Trainer) -> bool:
+        return self.when == "always" or trainer.overfit_batches > 0  # type: ignore[attr-defined]
+
     def _judge(self, trainer: Trainer) -> None:
+        if not self._is_asked(trainer):
+            return
         evidence = self._evidence(trainer)
         self._start = None
         folder = Path(trainer.default_root_dir if self.folder is None else self.folder)

@@ -63,6 +63,18 @@ def test_the_file_has_exactly_the_promised_keys(gated, fit, tmp_path: Path) -> N
     assert tree["recall"] is None
 
 
+def test_among_the_defaults_it_is_silent_until_batches_are_to_be_overfitted(
+    gated, fit, tmp_path: Path
+) -> None:
+    ordinary = learned(fit, gated(), when="overfit_batches")
+    assert ordinary is None
+    assert not (tmp_path / "verdict.json").exists()
+    judge = OverfitSanity(when="overfit_batches", min_loss_drop=0.5)
+    fit(gated(), judge, max_epochs=20, overfit_batches=4)
+    assert judge.verdict is not None
+    assert (tmp_path / "verdict.json").exists()
+
+
 def test_a_model_that_cannot_move_fails(gated, fit) -> None:
     verdict = learned(fit, gated(lr=0.0))
     assert verdict.verdict == "fail"

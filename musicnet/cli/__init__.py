@@ -1,0 +1,35 @@
+"""The doors' common part: one tree of configuration in, a trained run and an exit code out.
+
+`train.py` composes the tree with Hydra, `python -m musicnet` reads it from a file and the command
+line; both build and run it here, so that a run replays through either.
+"""
+
+from musicnet.cli.console import console
+from musicnet.cli.music_cli import MusicCLI, Verb
+from musicnet.cli.objective import Objective
+from musicnet.cli.refusals import ConfigurationError, nearest
+from musicnet.cli.runs import (
+    BAD_INPUT,
+    ENDED_BY_SIGNAL,
+    Outcome,
+    inherited_cli,
+    launch_environment,
+    run_verb,
+)
+from musicnet.cli.schema import fault_in_tree
+
+__all__ = [
+    "BAD_INPUT",
+    "ENDED_BY_SIGNAL",
+    "ConfigurationError",
+    "MusicCLI",
+    "Objective",
+    "Outcome",
+    "Verb",
+    "console",
+    "fault_in_tree",
+    "inherited_cli",
+    "launch_environment",
+    "nearest",
+    "run_verb",
+]

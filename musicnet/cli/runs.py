@@ -1,0 +1,186 @@
+"""Runs what was built: folder, provenance, trainer, verdict, exit code.
+
+A MusicCLI comes in; an Outcome goes out. Other ranks of a distributed fit get tree and folder
+through the environment, since Lightning starts them with the command line of the first.
+"""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from musicnet.cli.music_cli import MusicCLI
+from musicnet.cli.refusals import ConfigurationError, one_line
+from musicnet.diagnosis.verdict import Verdict
+from musicnet.gate.step_gate import GateStuckError
+from musicnet.learning.data import RecordedData
+from musicnet.records.atomic_files import open_atomically
+from musicnet.records.provenance import collect_provenance
+from musicnet.scene.sources import Sources
+
+BAD_INPUT = 1
+GATE_STUCK = 5
+ENDED_BY_SIGNAL = 128
+"""Exit codes beside 0 and those of a verdict (3 and 4); to the last, a signal adds its number."""
+
+_TREE, _FOLDER = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER"
+_LAUNCH_VARIABLES = (
+    *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", _TREE, _FOLDER),
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        exit_code: 0 done, 3 verdict fail, 4 verdict unknown, 5 gate stuck, 128 + n signal n.
+        objective: last value of the objective's metric; None unless a fit came to its end.
+    """
+
+    exit_code: int
+    objective: float | None = None
+
+
+def run_verb(cli: MusicCLI) -> Outcome:
+    """Fit, validate, test or predict.
+
+    Args:
+        cli: what was built.
+
+    Returns:
+        How it ended; an expected end is no exception.
+    """
+    if cli.verb == "fit":
+        return _fit(cli)
+    # The checkpoint was read and compared with the model when the model was built.
+    answer = getattr(cli.trainer, cli.verb)(
+        cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
+    )
+    if cli.verb == "predict":
+        _keep_predictions(cli, answer)
+    return Outcome(exit_code=0)
+
+
+def inherited_cli() -> MusicCLI | None:
+    """What this process shall fit if it is a further rank of another's run, else None."""
+    if os.environ.get("LOCAL_RANK", "0") == "0" or _TREE not in os.environ:
+        return None
+    return MusicCLI(json.loads(os.environ[_TREE]), run_folder=Path(os.environ[_FOLDER]))
+
+
+@contextmanager
+def launch_environment() -> Iterator[None]:
+    """Leave the process as it was found, so that a sweep's next job can launch ranks of its own."""
+    before = {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _fit(cli: MusicCLI) -> Outcome:
+    folder = Path(cli.trainer.default_root_dir)
+    is_first_rank = cli.trainer.is_global_zero
+    os.environ[_TREE], os.environ[_FOLDER] = json.dumps(cli.config_dump), str(folder)
+    if is_first_rank:
+        _write_provenance(cli)
+    try:
+        cli.trainer.fit(
+            cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
+        )
+        outcome = _ended(cli)
+    except GateStuckError as error:
+        logger.error("stuck: %s", error)
+        outcome = Outcome(exit_code=GATE_STUCK)
+    except MisconfigurationException as error:
+        raise ConfigurationError(one_line(error)) from error
+    except SIGTERMException:
+        outcome = _interrupted(cli, signal.SIGTERM)
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit of its own.
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        outcome = _interrupted(cli, signal.SIGINT)
+    if not is_first_rank:
+        # Anything but 0 makes Lightning kill the first rank before it has spoken.
+        return Outcome(exit_code=0)
+    if (verdict := _verdict(cli)) is not None:
+        logger.info(_summary(verdict))
+    logger.info("run: %s", os.path.relpath(folder))
+    return outcome
+
+
+def _write_provenance(cli: MusicCLI) -> None:
+    data = cli.datamodule
+    collect_provenance(
+        cli.config_dump,
+        run_id=cli.run_id,
+        data_hash=data.recording.sha256 if isinstance(data, RecordedData) else None,
+        device=str(cli.trainer.strategy.root_device),
+        code_folder=Path(__file__).parent,
+    ).write(cli.trainer.default_root_dir)
+
+
+def _keep_predictions(cli: MusicCLI, batches: list[Sources]) -> None:
+    """Leave `predictions.npz` in a folder of its own: where the sources of each scene are."""
+    _write_provenance(cli)
+    path = Path(cli.trainer.default_root_dir) / "predictions.npz"
+    with open_atomically(path) as file:
+        np.savez(
+            file,
+            xyz_m=torch.cat([batch.xyz for batch in batches]).cpu().numpy(),
+            resolved=torch.cat([batch.resolved for batch in batches]).cpu().numpy(),
+        )
+    logger.info("predictions: %s", os.path.relpath(path))
+
+
+def _ended(cli: MusicCLI) -> Outcome:
+    verdict = _verdict(cli)
+    return Outcome(
+        exit_code=0 if verdict is None else verdict.exit_code,
+        objective=None if cli.objective is None else cli.objective.value(cli.trainer),
+    )
+
+
+def _verdict(cli: MusicCLI) -> Verdict | None:
+    """What a callback has judged, if one has."""
+    found = (getattr(callback, "verdict", None) for callback in cli.trainer.callbacks)  # type: ignore[attr-defined]
+    return next((entry for entry in found if isinstance(entry, Verdict)), None)
+
+
+def _summary(verdict: Verdict) -> str:
+    """One line; the reasons stand above, where the verdict was given."""
+    numbers = {
+        "recall {:.3f}": verdict.recall,
+        "median error {:.4f} m": verdict.median_error_m,
+        "loss {:.4g} at first": verdict.loss_first,
+        "{:.4g} at last": verdict.loss_last,
+        "{:.1f} s": verdict.seconds,
+    }
+    told = ", ".join(form.format(value) for form, value in numbers.items() if value is not None)
+    return f"verdict: {verdict.verdict} ({told})"
+
+
+def _interrupted(cli: MusicCLI, signum: signal.Signals) -> Outcome:
+    cli.trainer.save_checkpoint(Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    logger.error("ended by %s; the weights are in checkpoints/last.ckpt", signum.name)
+    return Outcome(exit_code=ENDED_BY_SIGNAL + signum)

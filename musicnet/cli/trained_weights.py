@@ -1,0 +1,44 @@
+"""Does a checkpoint fit the model that was asked for? A ConfigurationError says why not."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from musicnet.cli.refusals import ConfigurationError
+
+
+def check_checkpoint(path: Path, model: dict[str, Any]) -> None:
+    """Refuse a checkpoint that is none, or is another model's."""
+    if not path.is_file():
+        raise ConfigurationError(
+            f"ckpt_path must be a local file: got {path}. It is not there, or not a file."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        saved = dict(checkpoint["hyper_parameters"])
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"ckpt_path must be a whole checkpoint of this program: got {path} "
+            f"({type(error).__name__})."
+        ) from error
+    saved.pop("_instantiator", None)
+    wanted = {"_class_path": model["class_path"], **model["init_args"]}
+    if differing := differences(saved, wanted):
+        raise ConfigurationError(
+            f"ckpt_path must fit the model: {path} was trained with other {', '.join(differing)}."
+            " Use the config.yaml of its own run."
+        )
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Keys at which two plain trees differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = {*one, *other}
+        found = [
+            differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+            for key in sorted(keys)
+        ]
+        return [key for keys in found for key in keys]
+    return [] if one == other else [path]

@@ -1,0 +1,1 @@
+"""Where the harness meets the physics: module, data, losses, phases, evaluation."""

@@ -1,0 +1,263 @@
+"""Where scenes come from: drawn on the training device, or read from an observation file."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from typing_extensions import override
+
+from musicnet.learning.batches import PlannedData, SceneBatch, Split
+from musicnet.recordings.observation_files import ObservationFile, read_observations
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import Observation, draw_blocks
+from musicnet.scene.sources import Sources
+
+
+class BlockRun(NamedTuple):
+    """Consecutive blocks of one size, drawn for one batch.
+
+    Args:
+        split: whose scenes they are.
+        numbers: of the blocks.
+        n_scenes: of each block.
+    """
+
+    split: Split
+    numbers: tuple[int, ...]
+    n_scenes: int
+
+
+class SceneData(PlannedData):
+    """Simulated scenes, in blocks that share one channel and codebook.
+
+    Without ``n_scenes`` every training batch is new and validation has scenes of its own; with it
+    the same scenes come back every epoch, to be memorised, and validation looks at those.
+
+    Args:
+        scene: the physics.
+        n_scenes: size of a fixed training set; None draws fresh scenes for ever.
+        batch_size: scenes of a batch, whole blocks.
+        passes_per_epoch: times that an epoch goes through its batches; of a fixed set only.
+        seed: of order and scenes; None takes that of the run.
+        batches_per_epoch: of fresh scenes.
+        n_val: scenes of the validation set, and of the test set.
+        scenes_per_channel: of a block; a new channel costs a new dictionary.
+
+    Raises:
+        ValueError: a size out of range, or sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        n_scenes: int | None = None,
+        batch_size: int = 64,
+        passes_per_epoch: int = 1,
+        seed: int | None = None,
+        batches_per_epoch: int = 100,
+        n_val: int = 512,
+        scenes_per_channel: int = 32,
+    ) -> None:
+        super().__init__(passes_per_epoch, seed)
+        sizes = {
+            "n_scenes": 1 if n_scenes is None else n_scenes,
+            "batches_per_epoch": batches_per_epoch,
+            "n_val": n_val,
+            "scenes_per_channel": scenes_per_channel,
+        }
+        _check_sizes(sizes)
+        if batch_size < 1 or batch_size % scenes_per_channel:
+            raise ValueError(
+                "a batch is made of whole blocks, so batch_size must be a multiple of "
+                f"scenes_per_channel={scenes_per_channel}: got {batch_size}."
+            )
+        if n_scenes is None and passes_per_epoch > 1:
+            raise ValueError(
+                "only a fixed training set can be gone through several times: got "
+                f"passes_per_epoch={passes_per_epoch} without n_scenes. Raise batches_per_epoch."
+            )
+        self.scene = scene
+        self.n_scenes = n_scenes
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.n_val = n_val
+        self.scenes_per_channel = scenes_per_channel
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the same scenes come back every epoch."""
+        return self.n_scenes is not None
+
+    @override
+    def plan(self, split: Split) -> Sequence[tuple[BlockRun, ...]]:
+        """Blocks of about equal size; a batch holds a run of blocks for each size in it."""
+        n_scenes = self.n_val
+        if split == "train":
+            n_scenes = self.n_scenes or self.batches_per_epoch * self.batch_size
+        n_blocks = -(-n_scenes // self.scenes_per_channel)
+        sizes = [n_scenes // n_blocks + (b < n_scenes % n_blocks) for b in range(n_blocks)]
+        per_batch = self.batch_size // self.scenes_per_channel
+        return [
+            tuple(
+                BlockRun(split, tuple(run), size)
+                for size, run in groupby(range(n_blocks)[i : i + per_batch], sizes.__getitem__)
+            )
+            for i in range(0, n_blocks, per_batch)
+        ]
+
+    @override
+    def load(self, entry: tuple[BlockRun, ...], epoch: int, device: torch.device) -> SceneBatch:
+        """Draws the blocks."""
+        drawn = [
+            draw_blocks(self.scene, run.numbers, run.n_scenes, device, self.seed, run.split, epoch)
+            for run in entry
+        ]
+        truth = Sources(
+            torch.cat([sources.parameters.flatten(0, 1) for _, sources in drawn]),
+            torch.cat([sources.resolved.flatten(0, 1) for _, sources in drawn]),
+        )
+        return SceneBatch(tuple(observation for observation, _ in drawn), truth)
+
+
+class RecordedData(PlannedData):
+    """Scenes of an observation file; training, validation and test look at the same ones.
+
+    Args:
+        scene: the physics that the file must fit.
+        path: of the file.
+        n_scenes: how many to take, from the first on; None takes all.
+        batch_size: most scenes of a batch. Scenes of one operator stay together, and several
+            operators fill a batch.
+        passes_per_epoch: times that an epoch goes through the scenes.
+        seed: of the order; None takes that of the run.
+
+    Raises:
+        ValueError: a size out of range; in `setup`, a file that does not fit.
+        OSError: in `setup`, a file that cannot be read.
+    """
+
+    recording: ObservationFile
+
+    def __init__(
+        self,
+        scene: Scene,
+        path: str,
+        n_scenes: int | None = None,
+        batch_size: int = 32,
+        passes_per_epoch: int = 1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(passes_per_epoch, seed)
+        _check_sizes({"n_scenes": 1 if n_scenes is None else n_scenes, "batch_size": batch_size})
+        self.scene = scene
+        self.path = path
+        self.n_scenes = n_scenes
+        self.batch_size = batch_size
+
+    @property
+    def is_fixed(self) -> bool:
+        """A file does not change."""
+        return True
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Reads the file, once."""
+        if not hasattr(self, "recording"):
+            recording = read_observations(Path(self.path), limit=self.n_scenes)
+            check_recording(recording, self.scene, self.path, self.n_scenes)
+            self.recording = recording
+
+    @override
+    def plan(self, split: Split) -> Sequence[tuple[tuple[int, ...], ...]]:
+        """The same batches for every split: scene numbers, grouped by operator."""
+        batches: list[list[tuple[int, ...]]] = [[]]
+        for group in self._groups():
+            if batches[-1] and sum(map(len, batches[-1])) + len(group) > self.batch_size:
+                batches.append([])
+            batches[-1].append(group)
+        return [tuple(batch) for batch in batches]
+
+    @override
+    def load(
+        self, entry: tuple[tuple[int, ...], ...], epoch: int, device: torch.device
+    ) -> SceneBatch:
+        """Picks the scenes."""
+        heard = tuple(self._observation(list(group), device) for group in entry)
+        truth = self.recording.truth
+        if truth is None:
+            return SceneBatch(heard, None)
+        scenes = [scene for group in entry for scene in group]
+        return SceneBatch(
+            heard, Sources(truth.parameters[scenes], truth.resolved[scenes]).to(device)
+        )
+
+    def _groups(self) -> Iterator[tuple[int, ...]]:
+        """Scenes that share an operator, at most a batch of them."""
+        operators = self.recording.operator_index.tolist()
+        for operator in sorted(set(operators)):
+            scenes = [scene for scene, used in enumerate(operators) if used == operator]
+            for start in range(0, len(scenes), self.batch_size):
+                yield tuple(scenes[start : start + self.batch_size])
+
+    def _observation(self, scenes: list[int], device: torch.device) -> Observation:
+        """One operator's scenes, batch (1, scene)."""
+        recording = self.recording
+        operator = recording.operator[int(recording.operator_index[scenes[0]])]
+        return Observation(
+            y=recording.y[scenes][None],
+            operator=operator[None],
+            noise_power=recording.noise_power[scenes][None],
+            positions=recording.positions,
+            wavelength=recording.wavelength,
+        ).to(device)
+
+
+def check_recording(
+    recording: ObservationFile, scene: Scene, path: str, n_scenes: int | None
+) -> None:
+    """Refuses a recording that was not made in a scene.
+
+    Args:
+        recording: as read.
+        scene: what the network was built for.
+        path: names the file.
+        n_scenes: how many scenes are wanted.
+
+    Raises:
+        ValueError: what differs, by name.
+    """
+    found = recording.y.shape[0]
+    if n_scenes is not None and found < n_scenes:
+        raise ValueError(f"{path} must hold n_scenes={n_scenes} scenes: got {found}.")
+    facts = {
+        "field": ("far" if scene.far_field else "near", recording.field),
+        "elements": (scene.n_elements, recording.positions.shape[0]),
+        "rows": (scene.n_rows, recording.y.shape[2]),
+        "blocks": (scene.n_blocks, recording.y.shape[1]),
+    }
+    for name, (wanted, got) in facts.items():
+        if wanted != got:
+            raise ValueError(
+                f"{path} must fit the scene: got {name}={got}, the scene has {wanted}. Choose the "
+                "scene that it was recorded in."
+            )
+    apart = (recording.positions - scene.positions()) / scene.wavelength_m
+    if float(apart.abs().max()) > 1e-3 or abs(recording.wavelength / scene.wavelength_m - 1) > 1e-3:
+        raise ValueError(
+            f"{path} must have the scene's elements and wavelength: got wavelength="
+            f"{recording.wavelength:g} m (scene {scene.wavelength_m:g} m), elements up to "
+            f"{float(apart.abs().max()):.3g} wavelengths apart."
+        )
+    if recording.truth is not None and recording.truth.resolved.shape[1] > scene.sources.n_max:
+        raise ValueError(
+            f"{path} must hold at most sources.n_max={scene.sources.n_max} sources a scene: got "
+            f"{recording.truth.resolved.shape[1]}."
+        )
+
+
+def _check_sizes(sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1: got {size}.")

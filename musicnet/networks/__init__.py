@@ -1,0 +1,1 @@
+"""Everything with weights: observation -> image -> features -> pseudo-spectrum -> sources."""

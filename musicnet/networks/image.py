@@ -1,0 +1,211 @@
+"""What the network sees: an observation drawn over the search grid.
+
+An image has no weights. It is laid out [*batch v u map]: the first ``n_rho`` maps are the classical
+*score*, one plane per inverse range, the same that the head adds to its logits; then come the other
+maps of every plane, two coordinates and the level that the score was centred by.
+"""
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from musicnet.estimation.covariance import forward_backward, sample_covariance
+from musicnet.estimation.spectrum import SearchGrid, bartlett_spectrum, capon_spectrum
+from musicnet.estimation.subspace import eigen_decomposition
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import Observation
+from musicnet.scene.steering import steering
+
+N_SHARED_MAPS = 3  # two coordinates and the level
+_LOG_FLOOR = 0.05  # of a power in units of the noise: what lies far below the noise looks alike
+
+
+class PilotImage(nn.Module):
+    """Matched filter and least-squares inversion of one block of known mixing.
+
+    Per plane: the centred log power of the matched filter; modulus, real and imaginary part of the
+    back-projected least-squares field. The inversion makes the point-spread function the same for
+    every channel, so that the network need not know the operator.
+
+    Args:
+        scene: a surface heard with pilots.
+        grid: where to look.
+        loading: of the inversion, over the mean of the Gram matrix's diagonal.
+    """
+
+    dictionary: Tensor
+
+    def __init__(self, scene: Scene, grid: SearchGrid, loading: float = 0.01) -> None:
+        super().__init__()
+        self.loading = loading
+        self.shape = grid.shape
+        self.n_maps = 4 * grid.n_rho + N_SHARED_MAPS
+        self.register_buffer("dictionary", _grid_steering(scene, grid), persistent=False)
+
+    def forward(self, observation: Observation) -> Float[Tensor, "*batch v u map"]:
+        """Draws the image; work per operator is done once for all scenes that share it.
+
+        Args:
+            observation: batch (*channel, scene) beside operators (*channel), one block each.
+
+        Returns:
+            The image; no gradient.
+        """
+        with torch.no_grad(), torch.autocast(observation.y.device.type, enabled=False):
+            operator = observation.operator[..., 0, :, :]  # (*channel, row, element)
+            y = observation.y[..., 0, :] / observation.noise_power.sqrt()[..., None]
+            gram = operator.mH @ operator
+            matched = y @ operator.conj()  # G^H y, (*batch, element)
+            inverted = matched @ self._loaded_inverse(gram).mT
+            analysis = self.dictionary.mH  # (element, cell), one a_g^* a column
+            norm = self._dictionary_norm(gram)
+            filtered = (matched @ analysis) / _beside_scenes(norm, matched)
+            score, level = _centred_log(filtered.abs().square())
+            field = inverted @ analysis
+            field = field / field.abs().amax(-1, keepdim=True).clamp_min(_tiny(score))
+            planes = (score, field.abs(), field.real, field.imag)
+            return _laid_out(planes, level, self.shape)
+
+    def _loaded_inverse(
+        self, gram: Complex[Tensor, "*channel element element"]
+    ) -> Complex[Tensor, "*channel element element"]:
+        strength = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)[..., None, None]
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        inverse: Tensor = torch.linalg.inv(gram + self.loading * strength * identity)
+        return inverse
+
+    def _dictionary_norm(
+        self, gram: Complex[Tensor, "*channel element element"]
+    ) -> Float[Tensor, "*channel cell"]:
+        """||G a_g|| without forming G a_g, which has more rows than elements."""
+        weighted = gram @ self.dictionary.mT  # (*channel, element, cell)
+        power = torch.view_as_real(weighted).mul(torch.view_as_real(self.dictionary.mT))
+        return power.sum((-3, -1)).clamp_min(_tiny(power)).sqrt()
+
+
+class ArrayImage(nn.Module):
+    """Classical spectra of an array's covariance, and the beams of its leading eigenvectors.
+
+    Per plane: centred log Capon power (of the forward-backward average in the far field, where
+    the mirror image of a rectangular array hears the same sources), log Bartlett power, and for
+    each of ``n_max`` eigenvectors the real and imaginary part of its beam, weighted by the root of
+    its eigenvalue. The beams keep the phases that powers lose: coherent sources share one
+    eigenvector.
+
+    Args:
+        scene: a plain array.
+        grid: where to look.
+        loading: of Capon's inverse, over the mean power of a sensor.
+    """
+
+    dictionary: Tensor
+
+    def __init__(self, scene: Scene, grid: SearchGrid, loading: float = 0.01) -> None:
+        super().__init__()
+        self.loading = loading
+        self.shape = grid.shape
+        self.far_field = scene.far_field
+        self.n_beams = scene.sources.n_max
+        self.n_maps = (2 + 2 * self.n_beams) * grid.n_rho + N_SHARED_MAPS
+        self.register_buffer("dictionary", _grid_steering(scene, grid), persistent=False)
+
+    def forward(self, observation: Observation) -> Float[Tensor, "*batch v u map"]:
+        """Draws the image.
+
+        Args:
+            observation: of sensors, snapshots as blocks; the operator is the identity.
+
+        Returns:
+            The image; no gradient.
+        """
+        with torch.no_grad(), torch.autocast(observation.y.device.type, enabled=False):
+            y = observation.y / observation.noise_power.sqrt()[..., None, None]
+            covariance = sample_covariance(y)
+            averaged = forward_backward(covariance) if self.far_field else covariance
+            score, level = _centred_log(capon_spectrum(averaged, self.dictionary, self.loading))
+            bartlett, _ = _centred_log(bartlett_spectrum(covariance, self.dictionary))
+            beams = self._beams(covariance)
+            return _laid_out((score, bartlett, *beams), level, self.shape)
+
+    def _beams(
+        self, covariance: Complex[Tensor, "*batch row row"]
+    ) -> list[Float[Tensor, "*batch cell"]]:
+        values, vectors = eigen_decomposition(covariance)
+        leading = vectors[..., -self.n_beams :].mT.flip(-2)  # (..., beam, row), strongest first
+        strength = values[..., -self.n_beams :].flip(-1).clamp_min(0.0)
+        weight = (strength / strength[..., :1].clamp_min(_tiny(strength))).sqrt()
+        beams = leading @ self.dictionary.mH / self.dictionary.shape[-1] ** 0.5
+        # an eigenvector has no phase of its own: make each beam real where it is strongest
+        peak = beams.gather(-1, beams.abs().argmax(-1, keepdim=True))
+        beams = beams * (weight[..., None] * peak.conj() / peak.abs().clamp_min(_tiny(strength)))
+        return [part for beam in beams.unbind(-2) for part in (beam.real, beam.imag)]
+
+
+def image_of(scene: Scene, grid: SearchGrid) -> PilotImage | ArrayImage:
+    """Chooses the image that fits a scene.
+
+    Args:
+        scene: the physics.
+        grid: where to look.
+
+    Returns:
+        An image without weights.
+
+    Raises:
+        ValueError: a scene that no image was made for yet.
+    """
+    if scene.surface is None:
+        return ArrayImage(scene, grid)
+    if scene.symbols == "data":
+        raise ValueError(
+            "the network's image of a surface needs one amplitude per source: got "
+            "symbols='data', which change with every code. Set symbols='pilot'."
+        )
+    if scene.n_rows < scene.n_elements:
+        raise ValueError(
+            "the least-squares image needs at least as many rows as elements: got "
+            f"{scene.n_rows} rows (antennas x codes) for {scene.n_elements} elements. "
+            "Raise surface.n_codes."
+        )
+    return PilotImage(scene, grid)
+
+
+def _grid_steering(scene: Scene, grid: SearchGrid) -> Complex[Tensor, "cell element"]:
+    cells = grid.cells.flatten(0, 2)  # (cell, 3), v slowest and rho fastest
+    return steering(scene.positions(), cells, scene.wavelength_m)
+
+
+def _beside_scenes(
+    per_channel: Float[Tensor, "*channel cell"], per_scene: Complex[Tensor, "*batch element"]
+) -> Tensor:
+    """Gives what belongs to a channel an axis for its scenes, if there is one."""
+    return per_channel if per_scene.ndim == per_channel.ndim else per_channel[..., None, :]
+
+
+def _centred_log(
+    power: Float[Tensor, "*batch cell"],
+) -> tuple[Float[Tensor, "*batch cell"], Float[Tensor, "*batch 1"]]:
+    logarithm = (power + _LOG_FLOOR).log()
+    level = logarithm.mean(-1, keepdim=True)
+    return logarithm - level, level
+
+
+def _laid_out(
+    planes: tuple[Float[Tensor, "*batch cell"], ...],
+    level: Float[Tensor, "*batch 1"],
+    shape: tuple[int, int, int],
+) -> Float[Tensor, "*batch v u map"]:
+    n_v, n_u, _ = shape
+    batch = level.shape[:-1]
+    along_v, along_u = (torch.linspace(-1.0, 1.0, n, device=level.device) for n in (n_v, n_u))
+    shared = (along_v[:, None], along_u, level[..., None])
+    parts = [plane.reshape(*batch, *shape) for plane in planes]
+    parts += [one.expand(*batch, n_v, n_u)[..., None] for one in shared]
+    return torch.cat(parts, dim=-1)
+
+
+def _tiny(like: Tensor) -> float:
+    """Keeps a division by an all-zero observation finite."""
+    return math.sqrt(torch.finfo(like.dtype).tiny)

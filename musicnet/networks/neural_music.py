@@ -1,0 +1,136 @@
+"""The whole network: observations in, a learned pseudo-spectrum out, and sources read from it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from musicnet.estimation.spectrum import SearchGrid
+from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
+from musicnet.networks.decoding import strongest_cells
+from musicnet.networks.head import Head, PseudoSpectrum
+from musicnet.networks.image import image_of
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import Observation
+from musicnet.scene.sources import Sources
+
+MAX_OFFSET = 1.5  # cells: a peak may lie one cell beside its source, not further
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Sizes of the network.
+
+    Args:
+        n_channels: features per cell, a multiple of 4.
+        dilations: of the residual blocks, one block each.
+        n_v: cells along v, where v is searched.
+        n_u: cells along u, where u is searched.
+        n_rho: planes along inverse range, where that is searched.
+
+    Raises:
+        ValueError: a size out of range.
+    """
+
+    n_channels: int = 32
+    dilations: tuple[int, ...] = (1, 2, 3, 1)
+    n_v: int = 11
+    n_u: int = 19
+    n_rho: int = 8
+
+    def __post_init__(self) -> None:
+        if self.n_channels < N_NORM_GROUPS or self.n_channels % N_NORM_GROUPS:
+            raise ValueError(
+                f"n_channels must be a positive multiple of {N_NORM_GROUPS}, the groups of the "
+                f"norms: got {self.n_channels}."
+            )
+        if min(self.dilations, default=1) < 1:
+            raise ValueError(f"dilations must be at least 1: got {self.dilations}.")
+        if min(self.n_v, self.n_u, self.n_rho) < 2:
+            raise ValueError(
+                "a searched coordinate needs at least two cells: got "
+                f"n_v={self.n_v}, n_u={self.n_u}, n_rho={self.n_rho}."
+            )
+
+
+class NeuralMusic(nn.Module):
+    """A learned MUSIC pseudo-spectrum, in two trainable parts: ``backbone`` and ``head``.
+
+    Args:
+        scene: the physics; it fixes image and search region.
+        settings: sizes.
+
+    Example:
+        >>> from musicnet.scene.array import ArrayGeometry
+        >>> from musicnet.scene.sources import SourceLaw
+        >>> law = SourceLaw(n_max=2, elevation_deg=(0.0, 0.0), range_m=None)
+        >>> network = NeuralMusic(Scene(ArrayGeometry(), law), NetworkSettings(n_u=41))
+        >>> network.grid.shape
+        (1, 41, 1)
+    """
+
+    def __init__(self, scene: Scene, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.grid = SearchGrid.over(scene.region, settings.n_v, settings.n_u, settings.n_rho)
+        self.image = image_of(scene, self.grid)
+        self.n_slots = scene.sources.n_max
+        kernel = (1 if self.grid.n_v == 1 else 3, 1 if self.grid.n_u == 1 else 3)
+        self.backbone = Backbone(self.image.n_maps, settings.n_channels, settings.dilations, kernel)
+        self.head = Head(settings.n_channels, self.grid.n_rho)
+
+    def forward(self, observation: Observation) -> PseudoSpectrum:
+        """Observation to pseudo-spectrum.
+
+        Args:
+            observation: batch (*channel, scene) beside operators (*channel).
+
+        Returns:
+            Logits and offsets over the grid.
+        """
+        spectrum: PseudoSpectrum = self.spectrum(self.image(observation))
+        return spectrum
+
+    def spectrum(self, image: Float[Tensor, "*batch v u map"]) -> PseudoSpectrum:
+        """The part with weights: image to pseudo-spectrum.
+
+        Args:
+            image: of `self.image`; may be kept where an observation comes again.
+
+        Returns:
+            Logits and offsets over the grid.
+        """
+        batch = image.shape[:-3]
+        scenes = image.flatten(0, -4) if batch else image[None]
+        features = self.backbone(scenes.movedim(-1, 1))  # a view: channels-last in memory
+        found = self.head(features, scenes[..., : self.grid.n_rho])
+        return PseudoSpectrum(
+            found.logits.reshape(*batch, *self.grid.shape),
+            found.offsets.reshape(*batch, *self.grid.shape, 3),
+        )
+
+    def decode(
+        self, spectrum: PseudoSpectrum, n_sources: Int[Tensor, "*batch"] | None = None
+    ) -> Sources:
+        """Reads sources off the peaks.
+
+        Args:
+            spectrum: logits and offsets.
+            n_sources: how many to read in each scene, at most ``n_slots``; None reads those that
+                the network finds likelier than not.
+
+        Returns:
+            ``n_slots`` slots, best first, inside the search region; slots beyond ``n_sources``,
+            and all of a scene with a logit that is NaN, are not resolved.
+        """
+        cells, logits = strongest_cells(spectrum.logits, self.n_slots)
+        resolved = logits > (0.0 if n_sources is None else -torch.inf)
+        if n_sources is not None:
+            slot = torch.arange(self.n_slots, device=cells.device)
+            resolved = resolved & (slot < n_sources[..., None])
+        offsets = spectrum.offsets.flatten(-4, -2).take_along_dim(cells[..., None], dim=-2)
+        centres = torch.stack(torch.unravel_index(cells, self.grid.shape), dim=-1)
+        found = self.grid.parameters_at(centres + offsets.clamp(-MAX_OFFSET, MAX_OFFSET))
+        parameters = self.grid.region.clamp(found).masked_fill(~resolved[..., None], math.nan)
+        return Sources(parameters, resolved)
