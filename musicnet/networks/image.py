@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from musicnet.estimation.covariance import forward_backward, sample_covariance
 from musicnet.estimation.spectrum import SearchGrid, bartlett_spectrum, capon_spectrum
 from musicnet.estimation.subspace import eigen_decomposition
+from musicnet.scene.array import is_mirrored
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.steering import steering
@@ -88,8 +89,8 @@ class PilotImage(nn.Module):
 class ArrayImage(nn.Module):
     """Classical spectra of an array's covariance, and the beams of its leading eigenvectors.
 
-    Per plane: centred log Capon power (of the forward-backward average in the far field, where
-    the mirror image of a rectangular array hears the same sources), log Bartlett power, and for
+    Per plane: centred log Capon power (of the forward-backward average in the far field of
+    an array that is its own mirror image, which hears the same sources backwards), log Bartlett power, and for
     each of ``n_max`` eigenvectors the real and imaginary part of its beam, weighted by the root of
     its eigenvalue. The beams keep the phases that powers lose: coherent sources share one
     eigenvector.
@@ -106,7 +107,7 @@ class ArrayImage(nn.Module):
         super().__init__()
         self.loading = loading
         self.shape = grid.shape
-        self.far_field = scene.far_field
+        self.is_mirrored = scene.far_field and is_mirrored(scene.positions())
         self.n_beams = scene.sources.n_max
         self.n_maps = (2 + 2 * self.n_beams) * grid.n_rho + N_SHARED_MAPS
         self.register_buffer("dictionary", _grid_steering(scene, grid), persistent=False)
@@ -123,7 +124,7 @@ class ArrayImage(nn.Module):
         with torch.no_grad(), torch.autocast(observation.y.device.type, enabled=False):
             y = observation.y / observation.noise_power.sqrt()[..., None, None]
             covariance = sample_covariance(y)
-            averaged = forward_backward(covariance) if self.far_field else covariance
+            averaged = forward_backward(covariance) if self.is_mirrored else covariance
             score, level = _centred_log(capon_spectrum(averaged, self.dictionary, self.loading))
             bartlett, _ = _centred_log(bartlett_spectrum(covariance, self.dictionary))
             beams = self._beams(covariance)

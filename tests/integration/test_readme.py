@@ -20,8 +20,8 @@ COMMANDS = re.findall(
 # Enough to pass through every stage of a run; its length is not what is tested here.
 SHORT = (
     "trainer.max_epochs=1",
-    "trainer.limit_train_batches=1",
-    "trainer.limit_val_batches=1",
+    "+trainer.limit_train_batches=1",
+    "+trainer.limit_val_batches=1",
     "trainer.enable_progress_bar=false",
 )
 JUDGED_TOO_EARLY = {0, 3, 4}  # a run of one batch need not pass the overfit check

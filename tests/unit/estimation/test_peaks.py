@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -87,3 +89,34 @@ def test_peaks_carry_no_gradient():
 def test_impossible_numbers_of_peaks_are_refused(n_peaks):
     with pytest.raises(ValueError, match=f"got n_peaks={n_peaks} .* 24 cells"):
         find_peaks(torch.zeros(2, 3, 4), n_peaks)
+
+
+def ranked_by_hand(logits, handicap):
+    scores = {}
+    for cell in itertools.product(*map(range, logits.shape)):
+        window = tuple(slice(max(i - 1, 0), i + 2) for i in cell)
+        is_peak = bool(logits[cell] == logits[window].max())
+        scores[cell] = float(logits[cell]) - (0 if is_peak else handicap)
+    return sorted(scores, key=scores.get, reverse=True)
+
+
+def test_soft_suppression_agrees_with_a_cell_by_cell_twin():
+    logits = 4 * torch.randn(2, 5, 6, 4, generator=torch.Generator().manual_seed(0))
+    peaks = find_peaks(logits, n_peaks=9, handicap=2.5)
+    for scene in range(2):
+        wanted = ranked_by_hand(logits[scene], handicap=2.5)[:9]
+        assert [tuple(cell) for cell in peaks.cells[scene].tolist()] == wanted
+    assert (peaks.scores.diff(dim=-1) <= 0).all()
+
+
+def test_two_sure_neighbours_are_two_sources():
+    logits = torch.full((3, 5, 1), -6.0)
+    logits[1, 1, 0], logits[1, 2, 0], logits[2, 4, 0] = 7.0, 6.0, -5.0
+    assert find_peaks(logits, 2, handicap=2.0).cells.tolist() == [[1, 1, 0], [1, 2, 0]]
+    assert find_peaks(logits, 2).cells.tolist() == [[1, 1, 0], [2, 4, 0]]
+
+
+def test_the_slope_of_a_peak_is_no_second_source():
+    logits = torch.full((3, 5, 1), -6.0)
+    logits[1, 1, 0], logits[1, 2, 0], logits[2, 4, 0] = 2.0, 0.5, -1.0
+    assert find_peaks(logits, 2, handicap=2.0).cells.tolist() == [[1, 1, 0], [2, 4, 0]]

@@ -1,0 +1,62 @@
+"""`python -m musicnet localize`, and the benchmark of estimators, as a user starts them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from musicnet import __main__ as door
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+FAR = ROOT / "tests" / "data" / "ula_far_24.npz"
+
+
+def test_the_door_knows_the_command(tmp_path, capsys):
+    target = tmp_path / "out.json"
+    assert door.run(["localize", str(FAR), "--method", "esprit", "--output", str(target)]) == 0
+    assert json.loads(target.read_text())["format"] == "musicnet.positions/1"
+    assert capsys.readouterr().out.startswith("24 scenes, ")
+
+
+def test_bad_input_ends_with_one_line_and_exit_code_one(tmp_path):
+    words = ["localize", str(FAR), "--n-sources", "9", "--output", str(tmp_path / "out.json")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "musicnet", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: the number of sources must be smaller")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_command_is_answered_with_the_right_one(capsys):
+    assert door.run(["localise", str(FAR)]) == 1
+    assert "Did you mean 'localize'?" in capsys.readouterr().err
+
+
+def test_the_benchmark_of_estimators_writes_a_row_per_scenario_and_method(tmp_path):
+    target, pictures = tmp_path / "estimators.json", tmp_path / "pictures"
+    words = ["--quick", "--items", "3", "6", "--json", target, "--plots", pictures]
+    ended = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "estimators.py", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    figures = json.loads(target.read_text())
+    assert figures["eigh64_ms"] > 0
+    rows = figures["rows"]
+    assert {row["item"] for row in rows} == {3, 6}
+    names = [(row["scenario"], row["method"], row.get("error")) for row in rows]
+    assert len(set(names)) == len(names)
+    columns = {"median", "rmse", "outliers", "efficiency", "resolved", "cpu_ms_per_scene"}
+    assert all(columns <= row.keys() for row in rows if row["item"] == 3)
+    assert all(row["cpu_ms_per_scene"] > 0 for row in rows)
+    assert {path.suffix for path in pictures.iterdir()} == {".png"}
+    assert "limits hold" in ended.stdout
