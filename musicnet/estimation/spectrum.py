@@ -4,6 +4,7 @@ Spectra take steering vectors as columns of any dictionary and know nothing of g
 `SearchGrid` lays out the directions and ranges.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from musicnet.scene.sources import SearchRegion
-from musicnet.shapes import Covariance
+from musicnet.shapes import Covariance, Positions
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,37 @@ class SearchGrid:
             n_rho if searches_rho else 1,
         )
 
+    @classmethod
+    def dense(
+        cls,
+        region: SearchRegion,
+        positions: Positions,
+        wavelength: float,
+        cells_per_beam: float = 6.0,
+    ) -> "SearchGrid":
+        """Lays cells as closely as the aperture can tell apart, for any array.
+
+        Args:
+            region: the box.
+            positions: of the elements; metres.
+            wavelength: metres.
+            cells_per_beam: along u and v to the reciprocal of the aperture in wavelengths; along
+                inverse range to what bends the wave front by one cycle less.
+
+        Returns:
+            The grid; at least three cells along every searched coordinate.
+        """
+        span = (positions.amax(0) - positions.amin(0)).tolist()
+        across = [side / wavelength for side in span]
+        depth = max(span) ** 2 / (8.0 * wavelength)  # cycles per inverse metre, at the ends
+        cells = []
+        for (low, high), beams in zip(
+            region.bounds.values(), (across[0], across[1], depth), strict=True
+        ):
+            cells.append(max(3, 1 + math.ceil((high - low) * beams * cells_per_beam)))
+        n_u, n_v, n_rho = cells
+        return cls.over(region, n_v, n_u, n_rho)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Cells along v, u and rho."""
@@ -97,6 +129,16 @@ class SearchGrid:
         )
         mesh_v, mesh_u, mesh_rho = torch.meshgrid(v, u, rho, indexing="ij")
         return torch.stack((mesh_u, mesh_v, mesh_rho), dim=-1).float()
+
+    @property
+    def visible_cells(self) -> Float[Tensor, "v u rho 3"]:
+        """The cells, those beyond the unit disc of directions brought to its edge.
+
+        A box may have corners out there, where no field has a phase.
+        """
+        cells = self.cells
+        beyond = cells[..., :2].norm(dim=-1, keepdim=True).clamp_min(1.0)
+        return torch.cat((cells[..., :2] / beyond, cells[..., 2:]), dim=-1)
 
     def coordinates(self, parameters: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Where parameters lie on the grid.

@@ -1,9 +1,9 @@
 """Signal and noise subspaces of a covariance."""
 
-import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from musicnet.estimation.hermitian import hermitian_eigen
 from musicnet.estimation.spectrum import load_diagonal
 from musicnet.shapes import Covariance
 
@@ -13,8 +13,8 @@ def eigen_decomposition(
 ) -> tuple[Float[Tensor, "*batch row"], Complex[Tensor, "*batch row row"]]:
     """Eigenvalues and eigenvectors of a Hermitian matrix.
 
-    Both triangles count: the matrix is made Hermitian first, whereas `torch.linalg.eigh` alone
-    would not look at the upper one.
+    Both triangles count, a scene that is not finite gives NaN and harms no other, and gradients
+    stay finite where eigenvalues meet: see `musicnet.estimation.hermitian`.
 
     Args:
         covariance: R; linear power.
@@ -24,9 +24,7 @@ def eigen_decomposition(
     Returns:
         Eigenvalues, ascending; eigenvectors in columns.
     """
-    hermitian = 0.5 * (covariance + covariance.mH)
-    values, vectors = torch.linalg.eigh(load_diagonal(hermitian, loading))
-    return values, vectors
+    return hermitian_eigen(load_diagonal(covariance, loading))
 
 
 def noise_subspace(covariance: Covariance, n_sources: int) -> Complex[Tensor, "*batch row noise"]:

@@ -97,7 +97,8 @@ def efficiency(
     noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(kept.device)
     drawn = torch.linalg.vector_norm(root @ noise, dim=-2)
     # torch.quantile takes at most 16 million numbers
-    return (errors[used].double().median() / drawn.flatten().median()).to(errors.dtype)
+    ratio: Tensor = errors[used].double().median() / drawn.flatten().median()
+    return ratio.to(errors.dtype)
 
 
 def normalized_squared_errors(
@@ -130,7 +131,7 @@ def normalized_squared_errors(
     whitened = (offsets * searched).double() * scale
     factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0))
     solved = torch.linalg.solve_triangular(factor, whitened[..., None], upper=False)
-    squared = solved.square().sum((-2, -1)) / searched.sum(-1)
+    squared: Tensor = solved.square().sum((-2, -1)) / searched.sum(-1)
     spoilt = (info != 0) | ~covariance.isfinite().all(-1).all(-1)
     return squared.masked_fill(spoilt, math.nan).to(offsets.dtype)
 

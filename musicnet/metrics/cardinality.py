@@ -88,7 +88,8 @@ def ospa(
     largest = torch.maximum(n_estimate, n_truth)
     # what is not near costs c, whether it is a pair or one too many
     total = powers.where(near, 0.0).sum(-1) + cutoff**order * (largest - near.sum(-1))
-    return (total / largest.clamp_min(1)) ** (1.0 / order)
+    averaged: Tensor = total / largest.clamp_min(1)
+    return averaged ** (1.0 / order)
 
 
 def _check(cutoff: float, order: float) -> None:

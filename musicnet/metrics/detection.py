@@ -100,7 +100,8 @@ def is_pair_resolved(
     nearest = apart.masked_fill(itself | apart.isnan(), math.inf).amin(-1)
     distance = match(estimate, truth, cap).distance
     told_apart = (distance < 0.5 * nearest) | ~truth.resolved
-    return told_apart.all(-1).to(points.dtype).masked_fill(truth.resolved.sum(-1) < 2, math.nan)
+    resolved: Tensor = told_apart.all(-1).to(points.dtype)
+    return resolved.masked_fill(truth.resolved.sum(-1) < 2, math.nan)
 
 
 class ResolutionProbability(Metric):

@@ -89,11 +89,11 @@ class PilotImage(nn.Module):
 class ArrayImage(nn.Module):
     """Classical spectra of an array's covariance, and the beams of its leading eigenvectors.
 
-    Per plane: centred log Capon power (of the forward-backward average in the far field of
-    an array that is its own mirror image, which hears the same sources backwards), log Bartlett power, and for
-    each of ``n_max`` eigenvectors the real and imaginary part of its beam, weighted by the root of
-    its eigenvalue. The beams keep the phases that powers lose: coherent sources share one
-    eigenvector.
+    Per plane: centred log Capon power (of the forward-backward average in the far field of an
+    array that is its own mirror image, which hears the same sources backwards), log Bartlett
+    power, and for each of ``n_max`` eigenvectors the real and imaginary part of its beam, weighted
+    by the root of its eigenvalue. The beams keep the phases that powers lose: coherent sources
+    share one eigenvector.
 
     Args:
         scene: a plain array.

@@ -195,7 +195,7 @@ def _draw_operators(
 
 
 def _held(
-    scene: Scene, operator: Complex[Tensor, "channel blocks row element"]
+    scene: Scene, operator: Complex[Tensor, "channel codes row element"]
 ) -> Complex[Tensor, "channel blocks row element"]:
     """Each code held for as many snapshots as the scene has, one after the other."""
     n = scene.n_snapshots

@@ -178,3 +178,11 @@ def test_noise_power_of_many_snapshots_is_close():
 def test_noise_power_of_one_snapshot_is_refused():
     with pytest.raises(ValueError, match="got 8 rows for 8 elements and 1 block"):
         estimate_noise_power(random_snapshots(1, 8), torch.eye(8, dtype=torch.complex128)[None])
+
+
+def test_cells_beyond_the_unit_disc_are_brought_to_its_edge():
+    region = SearchRegion((-0.94, 0.94), (-0.77, 0.77), (0.2, 2.0))
+    cells = SearchGrid.over(region, n_v=5, n_u=7, n_rho=3).visible_cells
+    radius = cells[..., :2].norm(dim=-1)
+    assert radius.max() <= 1.0 + 1e-6
+    assert torch.allclose(cells[2, :, :, 0], torch.linspace(-0.94, 0.94, 7)[:, None].expand(7, 3))

@@ -82,7 +82,9 @@ def test_only_reversible_arrays_are_mirrored():
 
 
 def test_lines_know_that_they_are_lines():
-    slanted = ArrayGeometry(kind="positions", places_wavelengths=((0, 0, 0), (1, 1, 0), (3, 3, 0)))
+    slanted = ArrayGeometry(
+        kind="positions", places_wavelengths=((0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (3.0, 3.0, 0.0))
+    )
     assert all(a.is_line for a in (ArrayGeometry(4), ArrayGeometry(1, 4), NESTED, slanted))
     assert not any(a.is_line for a in (ArrayGeometry(2, 2), RING, ANYWHERE))
 

@@ -18,7 +18,7 @@ LOUD = SourceLaw(n_min=2, n_max=2, snr_db=(60.0, 60.0))
 RIS = Scene(ArrayGeometry(6, 6), LOUD, surface=Surface(n_antennas=6, n_codes=10))
 LINE = Scene(
     ArrayGeometry(8),
-    SourceLaw(n_min=2, n_max=2, elevation_deg=(0, 0), range_m=None),
+    SourceLaw(n_min=2, n_max=2, elevation_deg=(0.0, 0.0), range_m=None),
     n_snapshots=4000,
     symbols="data",
 )
@@ -131,7 +131,9 @@ def test_neighbours_couple_as_strongly_as_said_and_both_ways():
 
 
 def test_coloured_noise_has_the_covariance_that_it_says():
-    quiet = SourceLaw(n_min=1, n_max=1, elevation_deg=(0, 0), range_m=None, snr_db=(-99, -99))
+    quiet = SourceLaw(
+        n_min=1, n_max=1, elevation_deg=(0.0, 0.0), range_m=None, snr_db=(-99.0, -99.0)
+    )
     errors = Imperfections(noise_correlation=0.6)
     observation, _ = draw(replace(LINE, sources=quiet, imperfections=errors))
     y = observation.y.flatten(0, 2)
@@ -166,5 +168,5 @@ def test_impossible_imperfections_are_refused(arguments, got):
 
 
 def test_quantised_phases_need_a_surface():
-    with pytest.raises(ValueError, match="got imperfections.quantised_bits=2"):
+    with pytest.raises(ValueError, match=r"got imperfections\.quantised_bits=2"):
         replace(LINE, imperfections=Imperfections(quantised_bits=2))

@@ -10,7 +10,7 @@ from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import draw_blocks
 from musicnet.scene.sources import SourceLaw
 
-LINE_LAW = SourceLaw(n_min=3, n_max=3, elevation_deg=(0, 0), range_m=None)
+LINE_LAW = SourceLaw(n_min=3, n_max=3, elevation_deg=(0.0, 0.0), range_m=None)
 LINE = Scene(ArrayGeometry(8), LINE_LAW, n_snapshots=20, symbols="data")
 
 
@@ -64,7 +64,11 @@ def test_keeping_distance_in_one_block_does_not_change_another():
 
 def test_distances_that_do_not_fit_are_refused():
     law = SourceLaw(
-        n_min=4, n_max=4, azimuth_deg=(-10, 10), elevation_deg=(0, 0), min_separation_deg=15.0
+        n_min=4,
+        n_max=4,
+        azimuth_deg=(-10.0, 10.0),
+        elevation_deg=(0.0, 0.0),
+        min_separation_deg=15.0,
     )
     with pytest.raises(ValueError, match=r"4 sources at least 15 degrees apart"):
         draw(law, 20)
@@ -76,9 +80,9 @@ def test_coherent_symbols_are_as_correlated_as_said(correlation):
         LINE_LAW,
         n_min=2,
         n_max=2,
-        phase_deg=(0, 0),
-        snr_db=(40, 40),
-        azimuth_deg=(-60, 60),
+        phase_deg=(0.0, 0.0),
+        snr_db=(40.0, 40.0),
+        azimuth_deg=(-60.0, 60.0),
         min_separation_deg=40.0,
     )
     scene = replace(

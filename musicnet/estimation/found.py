@@ -1,0 +1,119 @@
+"""What a search has found so far, and how good that is."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from musicnet.estimation.problem import Problem, put_scenes, take_scenes
+from musicnet.estimation.refinement import refine
+from musicnet.scene.sources import Sources
+
+_FINISHING_STEPS = 8
+# a residual so many standard deviations above the noise's is not noise
+_DOUBT = 2.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Sources of every scene, in the layout of a problem.
+
+    Args:
+        parameters: (u, v, rho) inside the region; anything finite in empty slots.
+        present: slots that hold a source.
+        cost: power that they leave unexplained.
+    """
+
+    parameters: Float[Tensor, "channel scene source 3"]
+    present: Bool[Tensor, "channel scene source"]
+    cost: Float[Tensor, "channel scene"]
+
+    def sources(self, problem: Problem) -> Sources:
+        """The estimate: NaN in empty slots, and in scenes that were not finite.
+
+        Args:
+            problem: the one that was solved.
+
+        Returns:
+            Sources with the batch of the observation.
+        """
+        resolved = self.present & self.cost.isfinite()[..., None]
+        parameters = self.parameters.masked_fill(~resolved[..., None], torch.nan)
+        return Sources(problem.unflatten(parameters), problem.unflatten(resolved))
+
+    def replaced(
+        self,
+        better: "Found",
+        some: Int[Tensor, "channel some"],
+        chosen: Bool[Tensor, "channel some"],
+    ) -> "Found":
+        """The same, with the chosen ones of some scenes taken from another search.
+
+        Args:
+            better: sources of these scenes, in as many slots.
+            some: index of each.
+            chosen: which of them to take.
+
+        Returns:
+            Sources of every scene.
+        """
+        return Found(
+            put_scenes(self.parameters, better.parameters, some, chosen),
+            put_scenes(self.present, better.present, some, chosen),
+            put_scenes(self.cost, better.cost, some, chosen),
+        )
+
+    def take(self, some: Int[Tensor, "channel some"]) -> "Found":
+        """Sources of some scenes; index of each, may repeat."""
+        return Found(
+            take_scenes(self.parameters, some),
+            take_scenes(self.present, some),
+            take_scenes(self.cost, some),
+        )
+
+
+def nothing(problem: Problem) -> Found:
+    """No sources at all: where a search begins.
+
+    Args:
+        problem: what has to be explained.
+
+    Returns:
+        No slots, and all power unexplained.
+    """
+    n_channels, n_scenes = problem.y.shape[:2]
+    power = torch.view_as_real(problem.y).flatten(2).square().sum(-1)
+    parameters = power.new_zeros((n_channels, n_scenes, 0, 3))
+    return Found(parameters, parameters[..., 0].bool(), power)
+
+
+def is_settled(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
+    """Whether what is left could be noise alone.
+
+    Args:
+        problem: knows the noise power.
+        found: sources so far.
+
+    Returns:
+        True where the cost is not above what noise leaves, by two standard deviations.
+    """
+    n_sources = found.present.sum(-1)
+    n_amplitudes = problem.y.shape[2] * problem.n_snapshots
+    freedom = problem.n_explicable - n_sources * (n_amplitudes + 0.5 * len(problem.active))
+    freedom = freedom.clamp_min(1.0).to(found.cost.dtype)
+    return found.cost <= problem.noise_power * (freedom + _DOUBT * freedom.sqrt())
+
+
+def finish(problem: Problem, found: Found) -> Found:
+    """Refines until single precision has nothing more to say.
+
+    Args:
+        problem: what has to be explained.
+        found: sources near their best places.
+
+    Returns:
+        The same sources at their minimum.
+    """
+    refined = refine(problem, found.parameters, found.present, _FINISHING_STEPS)
+    return Found(refined.parameters, found.present, refined.cost)

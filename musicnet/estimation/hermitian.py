@@ -1,0 +1,151 @@
+"""Hermitian matrices of many scenes: checks, and an eigensolver that no single scene can upset."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int, Shaped
+from torch import Tensor
+
+from musicnet.shapes import Covariance
+
+_HERMITIAN_TOLERANCE = 1e-3  # far above rounding, far below a transposed or one-sided matrix
+
+
+def check_covariance(covariance: Covariance) -> None:
+    """Refuses what cannot be a covariance.
+
+    Scenes that are not finite pass: estimators leave them unresolved, and the others alone.
+
+    Args:
+        covariance: R; linear power.
+
+    Raises:
+        ValueError: not square, not complex, no rows, or not Hermitian.
+    """
+    shape = tuple(covariance.shape)
+    if covariance.ndim < 2 or shape[-1] != shape[-2] or shape[-1] < 1:
+        raise ValueError(
+            f"a covariance must end in (row, row): got shape {shape}. Pass sample_covariance(y)."
+        )
+    if not covariance.is_complex():
+        raise ValueError(
+            f"a covariance of complex snapshots must be complex: got {covariance.dtype}. "
+            "Convert it with .to(torch.complex64)."
+        )
+    with torch.no_grad():
+        apart = (covariance - covariance.mH).abs().amax((-2, -1))
+        largest = covariance.abs().amax((-2, -1))
+        lopsided = (apart > _HERMITIAN_TOLERANCE * largest).flatten()
+        if lopsided.any():
+            scene = int(lopsided.int().argmax())
+            raise ValueError(
+                f"a covariance must be Hermitian: got |R - R^H| up to {float(apart.max()):.3g} "
+                f"with |R| up to {float(largest.max()):.3g}, first in scene {scene}. "
+                "Pass 0.5 * (R + R.mH), or check for a missing conjugate."
+            )
+
+
+def check_n_sources(
+    n_sources: int | Int[Tensor, "*batch"], n_sensors: int, highest: int, method: str
+) -> None:
+    """Refuses more sources than a method can tell apart.
+
+    Args:
+        n_sources: K, one number for all scenes or one for each.
+        n_sensors: of the array, for the error.
+        highest: most sources that the method can tell apart.
+        method: its name, for the error.
+
+    Raises:
+        ValueError: fewer than no sources, or more than ``highest``.
+    """
+    if isinstance(n_sources, int):
+        fewest = most = n_sources
+    else:
+        fewest = int(n_sources.min()) if n_sources.numel() else 0
+        most = int(n_sources.max()) if n_sources.numel() else 0
+    if not 0 <= fewest <= most <= highest:
+        raise ValueError(
+            f"{method} needs fewer sources than sensors, so that a noise subspace exists: got "
+            f"n_sources={most if most > highest else fewest}, n_sensors={n_sensors}. "
+            f"Use a larger array, or n_sources <= {highest}."
+        )
+
+
+def source_slots(
+    n_sources: int | Int[Tensor, "*batch"], batch: Shaped[Tensor, "*batch"]
+) -> tuple[int, Bool[Tensor, "*batch slot"]]:
+    """How many slots an answer has, and which of them each scene fills.
+
+    Args:
+        n_sources: K, one number for all scenes or one for each.
+        batch: anything with one entry per scene.
+
+    Returns:
+        Slots, as many as the scene with most sources needs and at least 1; and True for the first
+        K slots of each scene.
+    """
+    if isinstance(n_sources, int):
+        most, counts = n_sources, torch.full(batch.shape, n_sources, device=batch.device)
+    else:
+        most = int(n_sources.max()) if n_sources.numel() else 0
+        counts = n_sources.to(batch.device)
+    n_slots = max(most, 1)
+    return n_slots, torch.arange(n_slots, device=batch.device) < counts[..., None]
+
+
+def hermitian_eigen(
+    matrix: Covariance,
+) -> tuple[Float[Tensor, "*batch row"], Complex[Tensor, "*batch row row"]]:
+    """Eigenvalues and eigenvectors; NaN for a matrix that is not finite, and for no other.
+
+    Both triangles count: the matrix is made Hermitian first, whereas `torch.linalg.eigh` alone
+    would not look at the upper one. Where eigenvalues meet, the gradient of single eigenvectors
+    does not exist; here it stays finite: 1/gap is broadened to gap/(gap^2 + e^2) with e near
+    rounding, so that what is smooth, as a projector on a separate subspace, keeps its gradient.
+
+    Args:
+        matrix: close to Hermitian.
+
+    Returns:
+        Eigenvalues, ascending; eigenvectors in columns, each with a phase of no meaning.
+
+    Example:
+        >>> matrix = torch.tensor([[2.0 + 0j, 0.0], [0.0, 1.0]])
+        >>> hermitian_eigen(torch.stack((matrix, torch.nan * matrix)))[0].tolist()
+        [[1.0, 2.0], [nan, nan]]
+    """
+    hermitian = 0.5 * (matrix + matrix.mH)
+    values, vectors = _HermitianEigen.apply(hermitian)  # type: ignore[no-untyped-call]
+    return values, vectors
+
+
+class _HermitianEigen(torch.autograd.Function):
+    """The eigensolver with its gradient broadened."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        finite = torch.isfinite(matrix).all(-1).all(-1)
+        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        values, vectors = torch.linalg.eigh(matrix.where(finite[..., None, None], identity))
+        ctx.save_for_backward(values, vectors, finite)
+        spoilt = ~finite[..., None]
+        return (
+            values.masked_fill(spoilt, torch.nan),
+            vectors.masked_fill(spoilt[..., None], torch.nan),
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        values, vectors, finite = ctx.saved_tensors
+        by_value, by_vector = gradients
+        gaps = values[..., None, :] - values[..., :, None]
+        # the power keeps the amplification below 1e5 in single precision, 1e12 in double
+        width = torch.finfo(values.dtype).eps ** 0.75 * values.abs().amax(-1)[..., None, None]
+        tiny = torch.finfo(values.dtype).tiny
+        inverse_gaps = gaps / (gaps.square() + width.square()).clamp_min(tiny)
+        inner = (vectors.mH @ by_vector) * inverse_gaps
+        inner = inner + torch.diag_embed(by_value).to(inner.dtype)
+        gradient: Tensor = vectors @ inner @ vectors.mH
+        # a scene that is not finite teaches nothing, also not through NaN * 0
+        return gradient.where(finite[..., None, None], torch.zeros_like(gradient))

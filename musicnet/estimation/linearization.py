@@ -1,0 +1,143 @@
+r"""The likelihood around given sources: its cost, its slope, its Gauss-Newton matrix.
+
+With B_q = G_q A the signatures, amplitudes are least squares, :math:`s_q = B_q^+ y_q`, and
+
+.. math:: r_q = y_q - B_q s_q, \quad c = \sum_q \|r_q\|^2, \quad
+   E_q[:, (k,i)] = P_q G_q \frac{\partial a_k}{\partial p_i} s_{qk}, \quad
+   \nabla c = -2 \sum_q \Re(E_q^H r_q), \quad H = 2 \sum_q \Re(E_q^H E_q)
+
+which is variable projection in Kaufman's form; H / sigma^2 is the information matrix, whose inverse
+is the Cramér-Rao bound. E is never formed: its products follow from one Gram matrix of signatures
+and slopes. The residual is, since in single precision the cost must not be a difference of powers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from musicnet.estimation.problem import Problem
+from musicnet.estimation.signatures import signatures, signatures_and_slopes
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What given sources explain.
+
+    Args:
+        basis: orthonormal lines that span the signatures; 0 for empty slots.
+        amplitudes: s, of each (compressed) snapshot; 0 for empty slots.
+        residual: what is left of y.
+        log_volume: log det of B_q^H B_q over the slots that hold a source, summed over q.
+    """
+
+    basis: Complex[Tensor, "channel scene blocks source row"]
+    amplitudes: Complex[Tensor, "channel scene blocks source snapshot"]
+    residual: Complex[Tensor, "channel scene blocks snapshot row"]
+    log_volume: Float[Tensor, "channel scene"]
+
+    @property
+    def cost(self) -> Float[Tensor, "channel scene"]:
+        """Power that is left."""
+        return _power(self.residual)
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """The cost around given sources, over unknowns ordered coordinate by coordinate.
+
+    Args:
+        cost: power that is left.
+        gradient: its derivative along each unknown; 0 for empty slots.
+        curvature: H, positive semidefinite; 0 for empty slots.
+        amplitudes: s, of each (compressed) snapshot.
+    """
+
+    cost: Float[Tensor, "channel scene"]
+    gradient: Float[Tensor, "channel scene unknown"]
+    curvature: Float[Tensor, "channel scene unknown unknown"]
+    amplitudes: Complex[Tensor, "channel scene blocks source snapshot"]
+
+
+def explain(
+    problem: Problem,
+    parameters: Float[Tensor, "channel scene source 3"],
+    present: Bool[Tensor, "channel scene source"],
+) -> Explanation:
+    """Fits the amplitudes of given sources.
+
+    Args:
+        problem: what has to be explained.
+        parameters: (u, v, rho), finite in every slot.
+        present: slots that hold a source.
+
+    Returns:
+        Amplitudes, residual, and a basis of what the sources span.
+    """
+    lines = signatures(problem, parameters, present)
+    factor = _factor(lines.conj() @ lines.mT, present)
+    amplitudes = torch.cholesky_solve(lines.conj() @ problem.y.mT, factor)
+    residual = problem.y - amplitudes.mT @ lines
+    basis = torch.linalg.solve_triangular(factor.conj(), lines, upper=False)
+    volume = 2.0 * factor.diagonal(dim1=-2, dim2=-1).real.log()
+    return Explanation(basis, amplitudes, residual, volume.sum((-2, -1)))
+
+
+def linearize(
+    problem: Problem,
+    parameters: Float[Tensor, "channel scene source 3"],
+    present: Bool[Tensor, "channel scene source"],
+) -> Linearization:
+    """Fits the amplitudes of given sources, and finds how the cost changes as they move.
+
+    Args:
+        problem: what has to be explained.
+        parameters: (u, v, rho), finite in every slot.
+        present: slots that hold a source.
+
+    Returns:
+        Cost, gradient and Gauss-Newton matrix along the searched coordinates.
+
+    Source: Kaufman (1975), BIT 15(1), for leaving out the derivative of the projector.
+    """
+    n_sources, n_searched = present.shape[-1], len(problem.active)
+    lines = signatures_and_slopes(problem, parameters, present)
+    gram = lines.conj() @ lines.mT
+    heard = lines.conj() @ problem.y.mT  # (..., line, snapshot)
+    still, moving = slice(None, n_sources), slice(n_sources, None)
+    factor = _factor(gram[..., still, still], present)
+    known = torch.cat((heard[..., still, :], gram[..., still, moving]), dim=-1)
+    amplitudes, carried = torch.cholesky_solve(known, factor).split_with_sizes(
+        (heard.shape[-1], n_sources * n_searched), dim=-1
+    )
+    residual = problem.y - amplitudes.mT @ lines[..., still, :]
+    crossed = gram[..., moving, still]
+    # inner products of the slopes with each other and with the residual, signatures projected out
+    spread = gram[..., moving, moving] - crossed @ carried
+    pull = heard[..., moving, :] - crossed @ amplitudes
+    loudness = amplitudes.conj() @ amplitudes.mT  # (..., source, source)
+    loudness = loudness.tile(n_searched, n_searched)
+    gradient = (pull * amplitudes.conj().tile(n_searched, 1)).real.sum((2, -1)).mul_(-2.0)
+    curvature = (spread * loudness).real.sum(2).mul_(2.0)
+    return Linearization(_power(residual), gradient, curvature, amplitudes)
+
+
+def _factor(
+    gram: Complex[Tensor, "channel scene blocks source source"],
+    present: Bool[Tensor, "channel scene source"],
+) -> Complex[Tensor, "channel scene blocks source source"]:
+    """Lower Cholesky factor; empty slots get a one, coinciding sources a ridge."""
+    power = gram.diagonal(dim1=-2, dim2=-1).real
+    ridge = 10.0 * torch.finfo(power.dtype).eps * power.mean(-1, keepdim=True)
+    diagonal = ridge + (~present[:, :, None]).to(power.dtype)
+    factor: Tensor = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal)).L
+    return factor
+
+
+def _power(
+    values: Complex[Tensor, "channel scene blocks snapshot row"],
+) -> Float[Tensor, "channel scene"]:
+    parts = torch.view_as_real(values).flatten(2)
+    power: Tensor = (parts * parts).sum(-1)
+    return power

@@ -1,0 +1,118 @@
+"""Sources that were found are taken out again, and started anew from better places.
+
+Pursuit leaves sources merged that stand close together, or one of them where nothing is. Taking out
+one source at a time repairs most of that; two at a time the rest.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from musicnet.estimation.dictionary import Dictionary
+from musicnet.estimation.found import Found
+from musicnet.estimation.linearization import Explanation, explain
+from musicnet.estimation.pairs import best_pairs
+from musicnet.estimation.peaks import find_peaks
+from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
+from musicnet.estimation.refinement import refine
+
+_STEPS = 4
+# a trial has to win by more than what further steps would bring anyway
+_LEAST_WIN = 1e-3
+# trials that are refined at a time, to bound the memory
+_TRIALS = 8192
+
+
+def redetect(
+    problem: Problem,
+    dictionary: Dictionary,
+    found: Found,
+    wanted: Bool[Tensor, "channel scene"],
+    n_starts: int,
+    n_out: int = 1,
+) -> Found:
+    """Takes out every source once, or every pair, and keeps the best of all new starts.
+
+    Every trial begins with the same sources, and slots keep their order: what is tried does not
+    depend on what has just been found.
+
+    Args:
+        problem: what has to be explained.
+        dictionary: cells to try.
+        found: sources so far.
+        wanted: scenes to work on; the others stay as they are.
+        n_starts: peaks, or pairs of cells, that are tried for what is taken out.
+        n_out: sources that are taken out at a time, 1 or 2.
+
+    Returns:
+        The same sources, or better ones.
+    """
+    n_channels, n_slots = found.present.shape[0], found.present.shape[2]
+    n_starts = min(n_starts, dictionary.cells.shape[0])
+    packed = pack_scenes(wanted & (found.present.sum(-1) >= n_out))
+    if packed.shape[1] == 0:
+        return found
+    size = max(1, _TRIALS // (n_channels * math.comb(n_slots, n_out) * n_starts))
+    for some in torch.split(packed, size, dim=1):
+        better = _best_trial(problem, dictionary, found, some, n_starts, n_out)
+        is_better = better.cost < (1.0 - _LEAST_WIN) * take_scenes(found.cost, some)
+        found = found.replaced(better, some, is_better & take_scenes(wanted, some))
+    return found
+
+
+def _best_trial(
+    problem: Problem,
+    dictionary: Dictionary,
+    found: Found,
+    some: Int[Tensor, "channel some"],
+    n_starts: int,
+    n_out: int,
+) -> Found:
+    """The best trial of each scene: every set of sources out once, anew from each start."""
+    n_some = some.shape[1]
+    sets = _out_sets(found.present.shape[2], n_out, some.device)
+    # one line per scene and set taken out, the sets of a scene in a row
+    lines = some.repeat_interleave(len(sets), dim=1)
+    slots = sets.repeat(n_some, 1, 1)  # (line, out, source)
+    before = found.take(lines)
+    left = explain(problem.take(lines), before.parameters, before.present & ~slots.any(1))
+    starts = _single_starts if n_out == 1 else _pair_starts
+    places, is_place = starts(dictionary, left, n_starts)
+    # one trial per line and start
+    trials = lines.repeat_interleave(places.shape[2], dim=1)
+    slots = slots.repeat_interleave(places.shape[2], dim=0)
+    before, places = found.take(trials), places.flatten(1, 2)  # (channel, trial, out, 3)
+    parameters = before.parameters
+    for i in range(n_out):
+        parameters = torch.where(slots[:, i, :, None], places[:, :, i, None], parameters)
+    refined = refine(problem.take(trials), parameters, before.present, _STEPS)
+    was_there = (before.present | ~slots.any(1)).all(-1)
+    cost = refined.cost.masked_fill(~(was_there & is_place.flatten(1)), torch.inf)
+    cost = cost.reshape(len(some), n_some, -1)
+    best = cost.argmin(-1) + torch.arange(n_some, device=some.device) * cost.shape[-1]
+    return Found(refined.parameters, before.present, cost.flatten(1)).take(best)
+
+
+def _out_sets(n_slots: int, n_out: int, device: torch.device) -> Bool[Tensor, "set out source"]:
+    """All sets of slots to take out."""
+    sets = torch.combinations(torch.arange(n_slots, device=device), n_out)
+    return torch.nn.functional.one_hot(sets, n_slots).bool()
+
+
+def _single_starts(
+    dictionary: Dictionary, left: Explanation, n_starts: int
+) -> tuple[Float[Tensor, "channel line start 1 3"], Bool[Tensor, "channel line start"]]:
+    """The highest peaks of the map."""
+    peaks = find_peaks(dictionary.gains(left), n_starts)
+    return dictionary.parameters_at(peaks.cells)[..., None, :], peaks.resolved
+
+
+def _pair_starts(
+    dictionary: Dictionary, left: Explanation, n_starts: int
+) -> tuple[Float[Tensor, "channel line start 2 3"], Bool[Tensor, "channel line start"]]:
+    """The best pairs of cells."""
+    pairs = best_pairs(dictionary, left, n_starts)
+    cells = torch.stack((pairs.first, pairs.second), dim=-1)
+    return dictionary.cells[cells], pairs.gains.isfinite()

@@ -1,0 +1,91 @@
+"""Maximum likelihood, one scene at a time, by the book: least squares, projectors, no tricks."""
+
+import numpy as np
+
+from tests.reference.slow_twins import slow_plane_wave, slow_point, slow_steering
+
+
+def slow_signatures(operator, positions, parameters, wavelength):
+    """G_q A, block by block, of a scene's sources."""
+    columns = []
+    for u, v, rho in parameters:
+        if rho == 0:
+            direction = np.array([u, v, np.sqrt(1 - u * u - v * v)])
+            columns.append(slow_plane_wave(positions, direction, wavelength))
+        else:
+            columns.append(slow_steering(positions, [slow_point(u, v, rho)], wavelength)[0])
+    steering = np.stack(columns, axis=-1)
+    return [block @ steering for block in operator]
+
+
+def slow_cost(y, operator, positions, parameters, wavelength):
+    """Power that the best amplitudes leave over."""
+    signatures = slow_signatures(operator, positions, parameters, wavelength)
+    cost = 0.0
+    for q in range(len(y)):
+        here = signatures[q if len(operator) > 1 else 0]
+        amplitudes = np.linalg.lstsq(here, y[q], rcond=None)[0]
+        cost += np.sum(np.abs(y[q] - here @ amplitudes) ** 2)
+    return cost
+
+
+def slow_gradient(cost_of, parameters, step=1e-6):
+    gradient = np.zeros_like(parameters)
+    for index in np.ndindex(*parameters.shape):
+        shift = np.zeros_like(parameters)
+        shift[index] = step
+        gradient[index] = (cost_of(parameters + shift) - cost_of(parameters - shift)) / (2 * step)
+    return gradient
+
+
+def slow_gains(y, operator, positions, parameters, cells, wavelength):
+    """By how much the cost falls if a source at each cell joins the others."""
+    before = slow_cost(y, operator, positions, parameters, wavelength) if len(parameters) else None
+    if before is None:
+        before = np.sum(np.abs(y) ** 2)
+    return np.array(
+        [
+            before - slow_cost(y, operator, positions, [*parameters, cell], wavelength)
+            for cell in cells
+        ]
+    )
+
+
+def slow_stochastic_bound(operator, steering_of, parameters, powers, noise_power, n_snapshots):
+    """Slepian-Bangs over positions, all entries of P and the noise power, by finite differences."""
+    n_sources = powers.shape[0]
+    entries = [(i, j, part) for i in range(n_sources) for j in range(i, n_sources) for part in "ri"]
+    entries = [entry for entry in entries if not (entry[0] == entry[1] and entry[2] == "i")]
+
+    def covariances(unknowns):
+        n_positions = parameters.size
+        steering = steering_of(unknowns[:n_positions].reshape(parameters.shape))
+        power = np.zeros((n_sources, n_sources), complex)
+        for value, (i, j, part) in zip(unknowns[n_positions:-1], entries, strict=True):
+            power[i, j] += value * (1 if part == "r" else 1j)
+            if i != j:
+                power[j, i] += value * (1 if part == "r" else -1j)
+        field = steering @ power @ steering.conj().T
+        return [
+            block @ field @ block.conj().T + unknowns[-1] * np.eye(block.shape[0])
+            for block in operator
+        ]
+
+    values = [powers[i, j].real if part == "r" else powers[i, j].imag for i, j, part in entries]
+    unknowns = np.concatenate([parameters.ravel(), values, [noise_power]])
+    here = covariances(unknowns)
+    slopes = []
+    for i in range(len(unknowns)):
+        shift = np.zeros(len(unknowns))
+        shift[i] = 1e-6
+        pairs = zip(covariances(unknowns + shift), covariances(unknowns - shift), strict=True)
+        slopes.append([(ahead - behind) / 2e-6 for ahead, behind in pairs])
+    information = np.zeros((len(unknowns), len(unknowns)))
+    for q, covariance in enumerate(here):
+        inverse = np.linalg.inv(covariance)
+        turned = [inverse @ slope[q] for slope in slopes]
+        for a, first in enumerate(turned):
+            for b, second in enumerate(turned):
+                information[a, b] += n_snapshots * np.trace(first @ second).real
+    n_positions = parameters.size
+    return np.linalg.inv(information)[:n_positions, :n_positions]
