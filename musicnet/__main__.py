@@ -1,0 +1,65 @@
+"""The Lightning door, `python -m musicnet fit|... --config <run>/config.yaml`, and the commands."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import get_args
+
+from musicnet.cli import (
+    BAD_INPUT,
+    ConfigurationError,
+    MusicCLI,
+    Verb,
+    console,
+    inherited_cli,
+    launch_environment,
+    nearest,
+    run_verb,
+)
+
+COMMANDS = {"localize": "musicnet.commands.localize"}
+"""Word -> module whose `run` takes what follows it."""
+
+USAGE = (
+    "usage: python -m musicnet {fit,validate,test,predict} --config <run>/config.yaml [--help]\n"
+    f"       python -m musicnet {{{','.join(COMMANDS)}}} ... [--help]"
+)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one verb.
+
+    Args:
+        argv: the verb and its arguments.
+
+    Returns:
+        The exit code.
+    """
+    if argv and argv[0] in COMMANDS:
+        exit_code: int = importlib.import_module(COMMANDS[argv[0]]).run(argv[1:])
+        return exit_code
+    with console(), launch_environment():
+        try:
+            cli = inherited_cli() or _build(argv)
+            return run_verb(cli).exit_code
+        except ConfigurationError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return BAD_INPUT
+
+
+def _build(argv: Sequence[str]) -> MusicCLI:
+    word, *args = argv or [""]
+    if word in ("-h", "--help"):
+        sys.stdout.write(f"{USAGE}\n")
+        raise SystemExit(0)
+    for verb in get_args(Verb):
+        if word == verb:
+            return MusicCLI(args, verb=verb)
+    raise ConfigurationError(
+        f"the first word must say what to do: got {word!r}. "
+        f"{nearest(word, [*get_args(Verb), *COMMANDS])}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

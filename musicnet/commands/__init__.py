@@ -1,0 +1,1 @@
+"""The small commands of `python -m musicnet`, one thin file each."""

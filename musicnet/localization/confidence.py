@@ -1,0 +1,130 @@
+r"""How sure an estimate is: the likelihood at it, and error bars from the likelihood's curvature.
+
+The covariance is the Cramér-Rao bound at the estimate, with the estimated amplitudes. That is what
+an estimator at the bound does if its model holds; where more power is left over than noise can
+explain (a source was missed, the array is not as stated), error bars grow with it.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from musicnet.estimation.linearization import linearize
+from musicnet.estimation.problem import Problem
+from musicnet.scene.sources import Sources
+
+# of the scaled information: below it two sources are one to all intents and purposes
+_SMALLEST_EIGENVALUE = 1e-10
+# deviations of the left-over power that are noise
+_SURPRISE = 3.0
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How well sources explain what was heard.
+
+    Args:
+        covariance: of (u, v, rho) of each source; 0 along what is fixed, NaN in empty slots.
+        log_likelihood: natural logarithm, of everything that was heard.
+    """
+
+    covariance: Float[Tensor, "*batch source 3 3"]
+    log_likelihood: Float[Tensor, "*batch"]
+
+
+def assess(problem: Problem, sources: Sources) -> Confidence:
+    """Evaluates the likelihood and its curvature.
+
+    Args:
+        problem: what was heard.
+        sources: batch of the observation that the problem came from.
+
+    Returns:
+        Computed in double precision, given in that of the sources.
+    """
+    exact = _in_double(problem)
+    parameters, present = filled(exact, sources)
+    around = linearize(exact, parameters, present)
+    covariance = _covariance(exact, around.curvature, present.shape[-1])
+    noise_power = exact.noise_power
+    n_amplitudes = around.amplitudes.shape[2] * exact.n_snapshots
+    n_free = exact.n_explicable - present.sum(-1) * (n_amplitudes + 0.5 * len(exact.active))
+    n_free = n_free.clamp_min(1.0)
+    surplus = around.cost / (noise_power * n_free)
+    widened = torch.where(surplus > 1.0 + _SURPRISE * n_free.rsqrt(), surplus, 1.0)
+    covariance = covariance * (noise_power * widened)[..., None, None, None]
+    covariance = covariance.masked_fill(~present[..., None, None], math.nan)
+    n_heard = exact.n_explicable + exact.n_unexplained
+    total = (around.cost + exact.unexplained) / noise_power
+    log_likelihood = -total - n_heard * (math.pi * noise_power).log()
+    dtype = sources.parameters.dtype
+    return Confidence(
+        problem.unflatten(covariance.to(dtype)), problem.unflatten(log_likelihood.to(dtype))
+    )
+
+
+def filled(
+    problem: Problem, sources: Sources
+) -> tuple[Float[Tensor, "channel scene source 3"], Bool[Tensor, "channel scene source"]]:
+    """Sources in the layout of a problem, finite in every slot.
+
+    Args:
+        problem: whose layout.
+        sources: batch of the observation that the problem came from.
+
+    Returns:
+        (u, v, rho), the region's middle in empty slots; and which slots hold a source.
+    """
+    middle = problem.box.mean(0)
+    parameters = sources.parameters.to(middle)
+    parameters = torch.where(sources.resolved[..., None], parameters, middle)
+    return problem.flatten(parameters), problem.flatten(sources.resolved)
+
+
+def _covariance(
+    problem: Problem, curvature: Float[Tensor, "channel scene unknown unknown"], n_slots: int
+) -> Float[Tensor, "channel scene source 3 3"]:
+    """Inverse of the information for unit noise power, each source with all others unknown."""
+    searched = list(problem.active)
+    # rounding leaves ten digits: a zero diagonal is an empty slot, or a coordinate without effect
+    diagonal = curvature.diagonal(dim1=-2, dim2=-1)
+    blind = diagonal <= 0
+    scale = torch.where(blind, 1.0, diagonal).rsqrt()
+    scaled = curvature * scale[..., :, None] * scale[..., None, :]
+    spoilt = ~scaled.isfinite().all(-1).all(-1)
+    scaled = scaled.masked_fill(spoilt[..., None, None], 0.0)
+    values, vectors = torch.linalg.eigh(scaled + torch.diag_embed(blind.to(scaled.dtype)))
+    root = vectors * values.clamp_min(_SMALLEST_EIGENVALUE).rsqrt()[..., None, :]
+    scale = torch.where(blind, math.inf, scale).masked_fill(spoilt[..., None], math.nan)
+    own = _own_blocks(root, len(searched), n_slots)
+    sizes = scale.reshape(*scale.shape[:-1], len(searched), n_slots).mT  # (..., source, searched)
+    # an infinite variance times an exact zero correlation is still no number
+    own = torch.where(own == 0, 0.0, own * sizes[..., :, None] * sizes[..., None, :])
+    covariance = own.new_zeros((*own.shape[:-2], 3, 3))
+    rows = torch.tensor(searched, device=own.device)
+    covariance[..., rows[:, None], rows] = own
+    return covariance
+
+
+def _own_blocks(
+    root: Float[Tensor, "channel scene unknown direction"], n_searched: int, n_slots: int
+) -> Float[Tensor, "channel scene source searched searched"]:
+    """Each source's own block of root root^T; unknowns are ordered coordinate by coordinate."""
+    shape = (*root.shape[:-2], n_searched, n_slots, root.shape[-1])
+    lines = root.reshape(shape).transpose(-3, -2)
+    blocks: Tensor = lines @ lines.mT
+    return blocks
+
+
+def _in_double(problem: Problem) -> Problem:
+    return replace(
+        problem,
+        y=problem.y.to(torch.complex128),
+        operator=None if problem.operator is None else problem.operator.to(torch.complex128),
+        positions=problem.positions.double(),
+        noise_power=problem.noise_power.double(),
+        unexplained=problem.unexplained.double(),
+    )

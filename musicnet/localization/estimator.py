@@ -1,0 +1,128 @@
+"""One call for all methods: `localize`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from musicnet.localization import likelihood_methods, subspace_methods
+from musicnet.localization.confidence import assess
+from musicnet.localization.estimates import Estimates
+from musicnet.localization.task import Count, Task, make_task, with_slots
+from musicnet.scene.snapshots import Observation
+from musicnet.scene.sources import SearchRegion, Sources
+
+Counts = Int[Tensor, "channel scene"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to find sources.
+
+    Args:
+        find: given how many sources each scene has, finds them.
+        count: finds out how many there are.
+    """
+
+    find: Callable[[Task, Counts], Sources]
+    count: Callable[[Task], Counts]
+
+
+_METHODS = {
+    "nomp": Method(likelihood_methods.nomp, likelihood_methods.count_by_pursuit),
+    "multistart": Method(likelihood_methods.multistart, likelihood_methods.count_by_pursuit),
+    "music": Method(subspace_methods.music, subspace_methods.count_by_eigenvalues),
+    "root-music": Method(subspace_methods.rooted, subspace_methods.count_by_eigenvalues),
+    "esprit": Method(subspace_methods.rotated, subspace_methods.count_by_eigenvalues),
+    "mvdr": Method(subspace_methods.mvdr, subspace_methods.count_by_eigenvalues),
+    "bartlett": Method(subspace_methods.bartlett, subspace_methods.count_by_eigenvalues),
+}
+
+METHODS = ("auto", *_METHODS)
+"""Names that `localize` knows."""
+
+
+def localize(
+    observation: Observation,
+    method: str = "auto",
+    n_sources: Count = None,
+    *,
+    region: SearchRegion,
+    most_sources: int | None = None,
+    is_noise_known: bool = True,
+) -> Estimates:
+    """Finds the sources of every scene, and how sure they are.
+
+    ==============  ===========================================================================
+    ``auto``        multistart for plain arrays, where it costs little; nomp behind a surface
+    ``nomp``        maximum likelihood from a greedy search; any array, near or far
+    ``multistart``  the same from four first sources, the most likely answer wins: slower, surer
+    ``music``       MUSIC spectrum, refined off the grid; any array
+    ``root-music``  uniform lines in the far field, without a grid
+    ``esprit``      uniform lines and rectangles in the far field, without a grid: the fastest
+    ``mvdr``        Capon's spectrum, refined off the grid; any array
+    ``bartlett``    delay and sum, refined off the grid; any array
+    ==============  ===========================================================================
+
+    A scene that is not finite is left unresolved and harms no other; scenes do not depend on what
+    else is in their batch.
+
+    Args:
+        observation: batch (*channel, *scene), operators (*channel): scenes that share an operator
+            share its costs.
+        method: one of `METHODS`.
+        n_sources: K of all scenes, or of each (any integer tensor of the batch's shape); None has
+            them counted: by the evidence of a pursuit (nomp, multistart, and whoever is given a
+            single snapshot), by MDL on eigenvalues (the others).
+        region: where sources may be; no estimate lies outside.
+        most_sources: most that are looked for where they are counted; None is 6, or as many as
+            the sensors can tell apart.
+        is_noise_known: False where ``noise_power`` is a rough guess that counting must not rely on.
+
+    Returns:
+        Estimates of the same batch, NaN in slots without.
+
+    Raises:
+        ValueError: an unknown method, one that does not fit the array, or an observation or a
+            number of sources that cannot be.
+    """
+    if method not in METHODS:
+        near = get_close_matches(str(method), METHODS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method must be one of {', '.join(METHODS)}: got {method!r}.{hint}")
+    with torch.no_grad():
+        task = make_task(
+            observation, region, n_sources, most_sources, is_noise_known=is_noise_known
+        )
+        name = _choice(task) if method == "auto" else method
+        return _run(task, name)
+
+
+def _choice(task: Task) -> str:
+    """The method that `auto` stands for."""
+    return "multistart" if task.is_plain else "nomp"
+
+
+def _run(task: Task, name: str) -> Estimates:
+    method = _METHODS[name]
+    counts = method.count(task) if task.n_sources is None else task.n_sources
+    counts = counts.masked_fill(task.spoilt, 0)
+    found = with_slots(method.find(task, counts), task.most_sources)
+    resolved = found.resolved & ~task.spoilt[..., None]
+    sources = Sources(found.parameters.masked_fill(~resolved[..., None], math.nan), resolved)
+    confidence = assess(task.problem, sources)
+
+    def shaped(values: Tensor) -> Tensor:
+        return values.reshape(*task.batch_shape, *values.shape[2:])
+
+    return Estimates(
+        sources=Sources(shaped(sources.parameters), shaped(sources.resolved)),
+        covariance=shaped(confidence.covariance),
+        log_likelihood=shaped(confidence.log_likelihood.masked_fill(task.spoilt, math.nan)),
+        n_sources=shaped(counts),
+        method=name,
+    )

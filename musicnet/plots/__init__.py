@@ -1,0 +1,1 @@
+"""Pictures: spectra and error curves. They need matplotlib, the extra ``[plots]``."""

@@ -1,0 +1,248 @@
+"""From an observation file to a file of positions."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from musicnet.commands import localize as command
+from musicnet.localization import METHODS, localize
+from musicnet.recordings.observation_files import read_observations, write_observations
+from musicnet.records.provenance import hash_file
+from musicnet.scene.snapshots import Observation
+from musicnet.scene.sources import Sources
+
+DATA = Path(__file__).parents[2] / "data"
+FAR, NEAR, SURFACE = (
+    DATA / f"{name}.npz" for name in ("ula_far_24", "ula_near_16", "ris_pilot_48")
+)
+KEYS = [
+    *("azimuth_deg", "elevation_deg", "range_m", "x", "y", "z"),
+    *("std_azimuth_deg", "std_elevation_deg", "std_range_m", "std_x", "std_y", "std_z"),
+    *("resolved", "method"),
+]
+
+
+def answer(tmp_path, file, *words):
+    target = tmp_path / "positions.json"
+    assert command.run([str(file), *words, "--output", str(target)]) == 0
+    return json.loads(target.read_text(encoding="utf-8"))
+
+
+def without_times(tree):
+    return [{**scene, "cpu_ms": None} for scene in tree["scenes"]]
+
+
+@pytest.mark.parametrize("file", [FAR, NEAR, SURFACE])
+@pytest.mark.parametrize("words", [(), ("--n-sources", "truth"), ("--n-sources", "2")])
+def test_the_tree_has_exactly_the_keys_of_the_format(tmp_path, file, words):
+    tree = answer(tmp_path, file, "--method", "nomp", *words)
+    recording = read_observations(file)
+    assert list(tree) == ["format", "provenance", "scenes"]
+    assert tree["format"] == "musicnet.positions/1"
+    assert tree["provenance"]["data_hash"] == hash_file(file)
+    assert [scene["scene"] for scene in tree["scenes"]] == list(range(recording.n_scenes))
+    for scene in tree["scenes"]:
+        assert set(scene) == {"scene", "n_sources", "log_likelihood", "cpu_ms", "sources"}
+        assert len(scene["sources"]) == scene["n_sources"]
+        assert scene["cpu_ms"] > 0
+        for source in scene["sources"]:
+            assert list(source) == KEYS
+            assert source["resolved"] is True
+            assert source["method"] == "nomp"
+
+
+@pytest.mark.parametrize("file", [FAR, NEAR, SURFACE])
+def test_positions_are_those_of_the_method(tmp_path, file):
+    recording = read_observations(file)
+    tree = answer(tmp_path, file, "--method", "nomp", "--n-sources", "truth")
+    assert [s["n_sources"] for s in tree["scenes"]] == recording.truth.n_sources.tolist()
+    for index in (0, recording.n_scenes // 2, recording.n_scenes - 1):
+        heard = Observation(
+            recording.y[[index]],
+            recording.operator[recording.operator_index[index]],
+            recording.noise_power[[index]],
+            recording.positions,
+            recording.wavelength,
+        )
+        n_sources = int(recording.truth.n_sources[index])
+        found = localize(heard, "nomp", n_sources, region=recording.region)
+        sources = tree["scenes"][index]["sources"]
+        said = torch.tensor([[source[axis] for axis in "xyz"] for source in sources])
+        scale = found.std_xyz[0].norm(dim=-1).max().item()
+        torch.testing.assert_close(said, found.sources.xyz[0], atol=0.1 * scale, rtol=0.0)
+        azimuth = found.std_angles[0][0].rad2deg().tolist()
+        stated = [source["std_azimuth_deg"] for source in sources]
+        assert stated == pytest.approx(azimuth, rel=0.05)
+
+
+@pytest.mark.parametrize("file", [FAR, NEAR, SURFACE])
+def test_the_truth_lies_within_the_error_bars(tmp_path, file):
+    truth = read_observations(file).truth
+    tree = answer(tmp_path, file, "--method", "nomp", "--n-sources", "truth")
+    errors = []
+    for points, resolved, scene in zip(truth.xyz, truth.resolved, tree["scenes"], strict=True):
+        said = torch.tensor([[source[axis] for axis in "xyz"] for source in scene["sources"]])
+        stated = torch.tensor(
+            [[source[f"std_{axis}"] for axis in "xyz"] for source in scene["sources"]]
+        )
+        distance, nearest = torch.cdist(points[resolved], said).min(-1)
+        errors += (distance / stated[nearest].norm(dim=-1)).tolist()
+    # of a normal distribution's lengths two thirds or more are below one, and none is far beyond
+    assert 0.3 < np.median(errors) < 1.1
+    assert np.mean(np.array(errors) < 4.0) > 0.9
+
+
+def test_units_and_axes_agree_with_each_other(tmp_path):
+    tree = answer(tmp_path, SURFACE, "--method", "nomp", "--n-sources", "2")
+    for source in (source for scene in tree["scenes"] for source in scene["sources"]):
+        azimuth, elevation = (math.radians(source[f"{n}_deg"]) for n in ("azimuth", "elevation"))
+        distance = source["range_m"]
+        assert source["x"] == pytest.approx(
+            distance * math.sin(azimuth) * math.cos(elevation), abs=1e-5
+        )
+        assert source["y"] == pytest.approx(distance * math.sin(elevation), abs=1e-5)
+        assert source["z"] == pytest.approx(
+            distance * math.cos(azimuth) * math.cos(elevation), abs=1e-5
+        )
+
+
+def test_far_sources_have_no_range_but_a_unit_vector(tmp_path):
+    tree = answer(tmp_path, FAR, "--method", "root-music")
+    sources = [source for scene in tree["scenes"] for source in scene["sources"]]
+    assert sources
+    for source in sources:
+        assert source["range_m"] is None
+        assert source["std_range_m"] is None
+        assert math.hypot(*(source[axis] for axis in "xyz")) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_answers_the_far_line(tmp_path, method):
+    tree = answer(tmp_path, FAR, "--method", method, "--n-sources", "truth")
+    said = {source["method"] for scene in tree["scenes"] for source in scene["sources"]}
+    assert said == {"multistart" if method == "auto" else method}
+
+
+@pytest.mark.parametrize("words", [(), ("--n-sources", "2")])
+def test_labels_are_not_read(tmp_path, words):
+    recording = read_observations(FAR)
+    wrong = Sources(recording.truth.parameters * 0.5, recording.truth.resolved)
+    for name, truth in (("moved", wrong), ("none", None)):
+        write_observations(tmp_path / f"{name}.npz", replace(recording, truth=truth))
+    plain = without_times(answer(tmp_path, FAR, "--method", "nomp", *words))
+    for name in ("moved", "none"):
+        assert (
+            without_times(answer(tmp_path, tmp_path / f"{name}.npz", "--method", "nomp", *words))
+            == plain
+        )
+
+
+def test_only_the_number_is_taken_from_the_labels(tmp_path):
+    recording = read_observations(FAR)
+    wrong = Sources(recording.truth.parameters * 0.5, recording.truth.resolved)
+    write_observations(tmp_path / "moved.npz", replace(recording, truth=wrong))
+    words = ("--method", "nomp", "--n-sources", "truth")
+    plain = answer(tmp_path, FAR, *words)
+    moved = answer(tmp_path, tmp_path / "moved.npz", *words)
+    assert without_times(plain) == without_times(moved)
+
+
+def test_what_a_method_did_not_find_is_null(tmp_path, monkeypatch):
+    def blind(observation, *args, **kwargs):
+        found = localize(observation, *args, **kwargs)
+        resolved = found.sources.resolved.clone()
+        resolved[:, 0] = False
+        hidden = ~resolved[..., None]
+        return replace(
+            found,
+            sources=Sources(found.sources.parameters.masked_fill(hidden, math.nan), resolved),
+            covariance=found.covariance.masked_fill(hidden[..., None], math.nan),
+        )
+
+    monkeypatch.setattr(command, "localize", blind)
+    tree = answer(tmp_path, FAR, "--method", "nomp", "--n-sources", "2")
+    for scene in tree["scenes"]:
+        found, missing = scene["sources"]
+        assert found["resolved"] is True
+        assert missing == {**dict.fromkeys(KEYS), "resolved": False, "method": "nomp"}
+
+
+def test_many_scenes_are_answered_in_parts(tmp_path, monkeypatch):
+    whole = without_times(answer(tmp_path, FAR, "--method", "esprit"))
+    monkeypatch.setattr(command, "_SCENES_AT_ONCE", 5)
+    parts = without_times(answer(tmp_path, FAR, "--method", "esprit"))
+    assert [s["n_sources"] for s in parts] == [s["n_sources"] for s in whole]
+    assert [s["scene"] for s in parts] == list(range(len(whole)))
+
+
+def test_without_output_the_tree_is_printed(capsys):
+    assert command.run([str(FAR), "--method", "esprit", "--n-sources", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == "musicnet.positions/1"
+
+
+def unlabelled(tmp_path):
+    recording = read_observations(FAR)
+    write_observations(tmp_path / "plain.npz", replace(recording, truth=None))
+    return tmp_path / "plain.npz"
+
+
+def cut(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(FAR.read_bytes()[:5000])
+    return tmp_path / "cut.npz"
+
+
+def spoilt(tmp_path):
+    with np.load(FAR) as archive:
+        arrays = dict(archive)
+    arrays["y"][3, 2, 1] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    return tmp_path / "nan.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "reason"),
+    [
+        (lambda _: FAR, ["--method", "musik"], "invalid choice: 'musik'"),
+        (lambda _: FAR, ["--n-sources", "8"], "got n_sources=8, n_sensors=8"),
+        (lambda _: FAR, ["--n-sources", "0"], "must be a number >= 1, or 'truth': got '0'"),
+        (lambda _: FAR, ["--n-sources", "two"], "got 'two'"),
+        (lambda _: FAR, ["--nsources", "2"], "unrecognized arguments"),
+        (lambda _: NEAR, ["--method", "root-music"], "root-music needs a uniform line"),
+        (lambda _: SURFACE, ["--method", "esprit"], "got a surface"),
+        (lambda _: DATA / "nothing.npz", [], "no such file"),
+        (unlabelled, ["--n-sources", "truth"], "needs labels"),
+        (cut, [], "truncated"),
+        (spoilt, [], "y is not finite at index"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, make, words, reason):
+    file = make(tmp_path)
+    target = tmp_path / "out.json"
+    assert command.run([str(file), *words, "--output", str(target)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ")
+    assert reason in line
+    assert not target.exists()
+
+
+def test_a_recording_is_never_overwritten(tmp_path, capsys):
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(FAR.read_bytes())
+    assert command.run([str(copy), "--output", str(copy)]) == 1
+    assert "--output must not be the recording" in capsys.readouterr().err
+    assert copy.read_bytes() == FAR.read_bytes()
+
+
+def test_a_failed_write_leaves_the_old_answer(tmp_path, capsys):
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    assert command.run([str(FAR), "--method", "esprit", "--output", str(folder)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert list(tmp_path.iterdir()) == [folder]

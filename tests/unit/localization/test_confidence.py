@@ -1,0 +1,146 @@
+"""Error bars and likelihoods, against closed forms and slow ones."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from musicnet.coordinates import angles
+from musicnet.estimation.bounds import deterministic_bound, position_bound
+from musicnet.estimation.likelihood import fit_amplitudes
+from musicnet.estimation.problem import compress
+from musicnet.localization.confidence import assess
+from musicnet.localization.estimates import Estimates
+from musicnet.scene.array import ArrayGeometry
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import block_generator, draw_block
+from musicnet.scene.sources import SearchRegion, SourceLaw, Sources
+from musicnet.scene.surface import Surface
+
+SURFACE = Scene(
+    array=ArrayGeometry(5, 5),
+    sources=SourceLaw(n_min=2, n_max=2, snr_db=(15.0, 15.0)),
+    surface=Surface(n_antennas=5, n_codes=8),
+)
+LINE = Scene(
+    array=ArrayGeometry(6),
+    sources=SourceLaw(
+        n_min=2, n_max=2, elevation_deg=(0.0, 0.0), range_m=None, snr_db=(10.0, 10.0)
+    ),
+    n_snapshots=40,
+    symbols="data",
+)
+NEAR_LINE = replace(LINE, sources=replace(LINE.sources, range_m=(1.0, 5.0)))
+SCENES = pytest.mark.parametrize("scene", [SURFACE, LINE, NEAR_LINE], ids=["ris", "far", "near"])
+
+
+def drawn(scene, n_scenes=4):
+    return draw_block(scene, block_generator(1, "confidence", 0, 0), n_scenes)
+
+
+@SCENES
+def test_the_covariance_is_the_bound_at_the_estimate(scene):
+    heard, truth = drawn(scene)
+    stated = assess(compress(heard, scene.region), truth).covariance
+    bound = deterministic_bound(
+        heard.operator,
+        heard.positions,
+        heard.wavelength,
+        truth.parameters,
+        fit_amplitudes(heard, truth).amplitudes,
+        heard.noise_power,
+        scene.active,
+    )
+    torch.testing.assert_close(stated.double(), bound, rtol=2e-3, atol=1e-9)
+
+
+@SCENES
+def test_the_likelihood_is_that_of_the_residual(scene):
+    heard, truth = drawn(scene)
+    heard = replace(heard, noise_power=torch.tensor([0.7, 1.0, 1.3, 2.0]))
+    stated = assess(compress(heard, scene.region), truth).log_likelihood
+    residual = fit_amplitudes(heard, truth).residual.numpy()
+    for index, power in enumerate(heard.noise_power.tolist()):
+        exact = -np.sum(np.abs(residual[index]) ** 2) / power
+        exact -= residual[index].size * np.log(np.pi * power)
+        assert stated[index].item() == pytest.approx(exact, rel=1e-4)
+
+
+def test_empty_slots_have_no_error_bar_and_do_not_count():
+    heard, truth = drawn(SURFACE)
+    problem = compress(heard, SURFACE.region)
+    whole = assess(problem, truth)
+    padded = Sources(
+        torch.cat((torch.full_like(truth.parameters[:, :1], math.nan), truth.parameters), 1),
+        torch.cat((torch.zeros_like(truth.resolved[:, :1]), truth.resolved), 1),
+    )
+    found = assess(problem, padded)
+    assert found.covariance[:, 0].isnan().all()
+    torch.testing.assert_close(found.covariance[:, 1:], whole.covariance, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(found.log_likelihood, whole.log_likelihood)
+
+
+def test_error_bars_grow_where_a_source_was_missed():
+    heard, truth = drawn(SURFACE)
+    problem = compress(heard, SURFACE.region)
+    only_first = Sources(truth.parameters[:, :1], truth.resolved[:, :1])
+    whole, part = assess(problem, truth), assess(problem, only_first)
+    assert (part.log_likelihood < whole.log_likelihood - 20.0).all()
+    trace = part.covariance[:, 0].diagonal(dim1=-2, dim2=-1)
+    assert (trace > whole.covariance[:, 0].diagonal(dim1=-2, dim2=-1)).all()
+
+
+def test_sources_in_one_place_have_endless_error_bars_and_nothing_breaks():
+    heard, truth = drawn(SURFACE)
+    twins = Sources(truth.parameters[:, :1].expand(-1, 2, -1), truth.resolved)
+    covariance = assess(compress(heard, SURFACE.region), twins).covariance
+    assert not covariance.isnan().any()
+    alone = assess(
+        compress(heard, SURFACE.region), Sources(truth.parameters[:, :1], truth.resolved[:, :1])
+    ).covariance
+    smallest = covariance.diagonal(dim1=-2, dim2=-1).amin((1, 2))
+    assert (smallest > 100.0 * alone.diagonal(dim1=-2, dim2=-1)[:, 0].amin(-1)).all()
+
+
+def estimates_at(parameters, covariance):
+    sources = Sources(parameters, ~parameters.isnan().any(-1))
+    n_sources = sources.n_sources
+    return Estimates(sources, covariance, torch.zeros(n_sources.shape), n_sources, "nomp")
+
+
+def test_deviations_move_with_the_coordinates():
+    parameters = torch.tensor([[[0.3, -0.2, 0.5], [-0.6, 0.1, 1.25]]])
+    root = torch.randn(1, 2, 3, 3, generator=torch.manual_seed(0)) * 1e-2
+    covariance = root @ root.mT
+    found = estimates_at(parameters, covariance)
+    in_space = position_bound(parameters, covariance.double()).diagonal(dim1=-2, dim2=-1).sqrt()
+    torch.testing.assert_close(found.std_xyz.double(), in_space, rtol=1e-4, atol=0.0)
+    drawn_too = torch.distributions.MultivariateNormal(parameters, covariance).sample((20000,))
+    azimuth, elevation = angles(drawn_too)
+    torch.testing.assert_close(found.std_angles[0], azimuth.std(0), rtol=0.03, atol=0.0)
+    torch.testing.assert_close(found.std_angles[1], elevation.std(0), rtol=0.03, atol=0.0)
+    torch.testing.assert_close(
+        found.std_range, covariance[..., 2, 2].sqrt() / parameters[..., 2].square()
+    )
+
+
+def test_far_sources_have_no_range_to_be_sure_of():
+    parameters = torch.tensor([[[0.3, 0.0, 0.0], [math.nan] * 3]])
+    covariance = torch.zeros(1, 2, 3, 3)
+    covariance[..., 0, 0] = 1e-4
+    found = estimates_at(parameters, covariance)
+    assert found.std_range.isnan().all()
+    assert found.std_angles[0][0, 0].item() == pytest.approx(1e-2 / math.sqrt(1 - 0.09), rel=1e-4)
+    assert found.std_xyz[0, 0].tolist() == pytest.approx(
+        [0.01, 0.0, 0.01 * 0.3 / 0.953939], rel=1e-4
+    )
+
+
+def test_what_the_region_fixes_has_no_error_bar():
+    region = SearchRegion((-0.5, 0.5), (0.0, 0.0), (0.0, 0.0))
+    heard, truth = drawn(LINE)
+    covariance = assess(compress(heard, region), truth).covariance
+    assert (covariance[..., 0, 0] > 0).all()
+    assert (covariance[..., 1:, :] == 0).all()
