@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -22,6 +23,7 @@ from musicnet.cli import (
     ENDED_BY_SIGNAL,
     ConfigurationError,
     MusicCLI,
+    check_switched_off,
     console,
     fault_in_tree,
     inherited_cli,
@@ -31,6 +33,9 @@ from musicnet.cli import (
 )
 
 CONF = Path(__file__).parent / "conf"
+
+# What Hydra raises at words that it cannot compose; a group that is given a list is a TypeError.
+_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -49,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
         exit_codes.append(BAD_INPUT)  # until it has come to an end
         with launch_environment():
             try:
+                _check_nulls(cfg)
                 outcome = run_verb(MusicCLI(_resolved(cfg)))
             except ConfigurationError as error:
                 _refuse(str(error))
@@ -67,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
         except ConfigurationError:
             pass  # a job of a sweep, which has said so
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except _COMPOSITION_ERRORS as error:
             if exit_codes:
                 raise  # not of the composition: a job has begun
             return _refuse(_composition_fault(argv, error))
@@ -92,6 +98,18 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in dict(tree).items()}  # type: ignore[arg-type]
 
 
+def _check_nulls(cfg: DictConfig) -> None:
+    """Refuse to switch off a callback that is not there, which Hydra allows after a +."""
+    callbacks = cfg.get("callbacks") or {}
+    if all(callbacks.values()):
+        return
+    words = HydraConfig.get().overrides.task
+    kept = [word for word in words if not word.lstrip("+").startswith("callbacks.")]
+    loader = GlobalHydra.instance().config_loader()
+    there = loader.load_configuration("train", kept, RunMode.RUN)
+    check_switched_off(callbacks, list(there.callbacks))
+
+
 def _composition_fault(argv: Sequence[str], error: Exception) -> str:
     """Why Hydra could not compose, in one line."""
     if isinstance(error, MissingConfigException) and error.options:
@@ -99,12 +117,17 @@ def _composition_fault(argv: Sequence[str], error: Exception) -> str:
         return f"{group} has no {name!r}. {nearest(name, error.options)}"
     # A sweep's choices are composed one by one only: leave them out here.
     words = [word for word in argv if not word.startswith("-") and "=" in word and "," not in word]
+    for group, _, choice in (word.partition("=") for word in words if _chooses_group(word)):
+        if choice.startswith(("[", "{")):
+            known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            return f"{group} takes the name of a file of conf/{group}, as in {known}: got {choice}."
     # Hydra knows no nearest name. With its key forced in, the tree itself shows which one is wrong.
     forced = [word if _chooses_group(word) else f"++{word.lstrip('+')}" for word in words]
     try:
         cfg = _compose(forced)
-    except (HydraException, OmegaConfBaseException, ValueError) as cause:
-        guilty = next((w for w, f in zip(words, forced, strict=True) if not _composes(f)), "this")
+    except _COMPOSITION_ERRORS as cause:
+        pairs = zip(reversed(words), reversed(forced), strict=True)
+        guilty = next((word for word, force in pairs if not _composes(force)), "this")
         return f"{guilty} cannot be set: {_first_line(cause.__cause__ or cause)}"
     if fault := fault_in_tree(OmegaConf.to_container(cfg, resolve=True)):
         return fault
@@ -120,7 +143,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 def _composes(override: str) -> bool:
     try:
         _compose([override])
-    except (HydraException, OmegaConfBaseException, ValueError):
+    except _COMPOSITION_ERRORS:
         return False
     return True
 

@@ -187,7 +187,9 @@ def _lines() -> list[Case]:
         for n_sources, n_snapshots, snr in (*limits, (3, 100, 10.0)):
             bar = limits.get((n_sources, n_snapshots, snr)) if symbols == "coherent" else None
             trial = line(8, n_sources, snr, symbols, n_snapshots)
-            cases.append(Case(2, trial, 1000, every, azimuth, () if bar is None else (bar,)))
+            # with few snapshots five scenes in a thousand rule the root mean square
+            n_scenes = 6000 if n_snapshots == 10 else 1000
+            cases.append(Case(2, trial, n_scenes, every, azimuth, () if bar is None else (bar,)))
     return cases
 
 

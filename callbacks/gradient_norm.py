@@ -10,13 +10,11 @@ from typing_extensions import override
 from callbacks.observing import (
     Cadence,
     StepObserver,
-    group_norms,
-    is_gated,
     parameters_by_group,
     total_norm,
     write_series,
 )
-from musicnet.gate.step_gate import StepReport
+from musicnet.gate.step_gate import StepReport, group_norms
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class GradientNorm(StepObserver):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         # Fired by a gate's step too, whose report tells more.
-        if not self._cadence.is_due(trainer.global_step + 1) or is_gated(pl_module):
+        if not self._cadence.is_due(trainer.global_step + 1) or self.hears_gate:
             return
         norms = group_norms(
             {

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from callbacks.observing import Cadence, StepObserver, is_gated, rates_by_group, write_series
+from callbacks.observing import Cadence, StepObserver, rates_by_group, write_series
 from musicnet.gate.step_gate import StepReport
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class LearningRates(StepObserver):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         # Fired by a gate's step too, whose report has the rates.
-        if self._is_due(trainer, trainer.global_step + 1) and not is_gated(pl_module):
+        if self._is_due(trainer, trainer.global_step + 1) and not self.hears_gate:
             self._show(trainer, rates_by_group(trainer.optimizers))
 
     def _is_due(self, trainer: Trainer, attempt: int) -> bool:

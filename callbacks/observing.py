@@ -1,17 +1,15 @@
 """What the callbacks share: when to look, what groups are called, what a norm is, where it goes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from musicnet.gate.step_gate import StepGate, StepReport
-
-_HALF = (torch.float16, torch.bfloat16)
+from musicnet.gate.step_gate import StepReport, groups_by_name
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,9 @@ class Cadence:
     every_n: int
 
     def __post_init__(self) -> None:
-        if self.every_n < 1:
+        if not isinstance(self.every_n, int) or self.every_n < 1:
             raise ValueError(
-                f"every_n must be >= 1: got {self.every_n}. "
+                f"every_n must be a whole number >= 1: got {self.every_n}. "
                 "Use 1 to look at every step, or leave the callback out."
             )
 
@@ -47,20 +45,27 @@ class Cadence:
 
 
 class StepObserver(Callback):
-    """A callback that hears of every attempt of the gate; the module that owns the gate calls."""
+    """A callback that hears of every attempt of a gate; the gate itself calls.
 
-    def on_before_step_gate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    Attributes:
+        hears_gate: whether a gate has spoken in this fit: then Lightning's hooks of a step, which
+            a gate's step fires too, tell nothing new.
+    """
+
+    hears_gate = False
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.hears_gate = False
+
+    def on_before_step_gate(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """The gradients are there, the gate has not looked at them yet."""
+        self.hears_gate = True
 
     def on_step_gate(
         self, trainer: Trainer, pl_module: LightningModule, report: StepReport
     ) -> None:
         """The gate has decided, and the optimisers have stepped or not."""
-
-
-def is_gated(module: LightningModule) -> bool:
-    """Whether the module's steps go through a gate that reports every attempt."""
-    return isinstance(getattr(module, "gate", None), StepGate)
 
 
 def parameters_by_group(optimizers: Iterable[Optimizer]) -> dict[str, list[Tensor]]:
@@ -70,50 +75,14 @@ def parameters_by_group(optimizers: Iterable[Optimizer]) -> dict[str, list[Tenso
         optimizers: the raw optimisers.
 
     Returns:
-        Groups in order, named as in the gate's reports: by their `name`, else by their number; a
-        name that several optimisers use gets the optimiser's number in front.
-
-    Example:
-        >>> weight, bias = torch.nn.Linear(3, 1).parameters()
-        >>> groups = [{"params": [weight], "name": "head"}, {"params": [bias]}]
-        >>> list(parameters_by_group([torch.optim.SGD(groups, lr=0.1)]))
-        ['head', 'group1']
+        Groups in order, named as in the gate's reports.
     """
-    return {name: list(group["params"]) for name, group in _named_groups(optimizers).items()}
+    return {name: list(group["params"]) for name, group in groups_by_name(optimizers).items()}
 
 
 def rates_by_group(optimizers: Iterable[Optimizer]) -> dict[str, float]:
     """The learning rate of each optimiser group by its name, as `parameters_by_group` names it."""
-    return {name: float(group["lr"]) for name, group in _named_groups(optimizers).items()}
-
-
-def _named_groups(optimizers: Iterable[Optimizer]) -> dict[str, dict[str, Any]]:
-    named: dict[str, dict[str, Any]] = {}
-    for number, optimizer in enumerate(optimizers):
-        for index, group in enumerate(optimizer.param_groups):
-            name = str(group.get("name", f"group{index}"))
-            named[f"{number}.{name}" if name in named else name] = group
-    return named
-
-
-@torch.no_grad()
-def group_norms(groups: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """The Euclidean norm of each group, as of one long vector; waits for the device once.
-
-    Args:
-        groups: tensors of any shape, dtype and device by group; half precision adds up in float32.
-
-    Example:
-        >>> group_norms({"head": [torch.tensor([3.0]), torch.tensor([[4.0]])], "tail": []})
-        {'head': 5.0, 'tail': 0.0}
-    """
-    device = next((tensor.device for tensors in groups.values() for tensor in tensors), None)
-    norms = []
-    for tensors in groups.values():
-        parts = [_norm(tensor).to(device, torch.float32) for tensor in tensors]
-        stacked = torch.stack(parts) if parts else torch.zeros(1, device=device)
-        norms.append(torch.linalg.vector_norm(stacked))
-    return dict(zip(groups, torch.stack(norms).tolist() if norms else [], strict=True))
+    return {name: float(group["lr"]) for name, group in groups_by_name(optimizers).items()}
 
 
 def total_norm(norms: Mapping[str, float]) -> float:
@@ -123,15 +92,7 @@ def total_norm(norms: Mapping[str, float]) -> float:
         >>> total_norm({"backbone": 3.0, "head": 4.0})
         5.0
     """
-    return float(sum(norm**2 for norm in norms.values()) ** 0.5)
-
-
-def _norm(tensor: Tensor) -> Tensor:
-    values = tensor.coalesce().values() if tensor.is_sparse else tensor
-    norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.dtype in _HALF else None)
-    # The norm of a sharded tensor (FSDP2) is in pieces until it is gathered.
-    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return whole
+    return math.hypot(*norms.values())
 
 
 def write_series(trainer: Trainer, values: Mapping[str, float]) -> None:

@@ -9,9 +9,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.observing import StepObserver, group_norms, parameters_by_group, total_norm
+from callbacks.observing import StepObserver, parameters_by_group, total_norm
 from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, judge
-from musicnet.gate.step_gate import StepReport
+from musicnet.gate.step_gate import StepReport, group_norms
 from musicnet.records import provenance
 from musicnet.records.process_time import seconds_since_start
 from musicnet.records.provenance import read_provenance
@@ -91,10 +91,13 @@ class OverfitSanity(StepObserver):
         self._skipped = 0
         self._steps: int | None = None
         self._epoch_start_step = 0
+        self._resumed_at = 0
+        self._moved: set[str] = set()
         self._start: _Weights | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             # Before a checkpoint is read, which may bring back what was seen first.
             self._forget()
@@ -117,6 +120,7 @@ class OverfitSanity(StepObserver):
             self._faults.append(
                 "nothing was validated before the first step: set trainer.num_sanity_val_steps=-1"
             )
+        self._resumed_at = trainer.global_step
         if self._is_asked(trainer):
             self._start = _Weights(trainer)
 
@@ -158,6 +162,12 @@ class OverfitSanity(StepObserver):
         self._judge(trainer)
 
     @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.verdict is None:
+            self._faults.append("nothing was trained: the run ended before its first batch")
+            self._judge(trainer)
+
+    @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
@@ -170,7 +180,9 @@ class OverfitSanity(StepObserver):
     @override
     def state_dict(self) -> dict[str, Any]:
         # What was seen before the first step cannot be seen again after a resume.
+        self._deltas()
         return {
+            "moved": sorted(self._moved),
             "first": self._first,
             "train": self._train,
             "skipped": self._skipped,
@@ -179,6 +191,7 @@ class OverfitSanity(StepObserver):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._moved = set(state_dict["moved"])
         self._first = dict(state_dict["first"])
         self._train = dict(state_dict["train"])
         self._skipped = int(state_dict["skipped"])
@@ -206,8 +219,16 @@ class OverfitSanity(StepObserver):
         level = logging.INFO if self.verdict.verdict == "pass" else logging.WARNING
         log.log(level, "%s", "; ".join([f"Verdict: {self.verdict.verdict}", *self.verdict.reasons]))
 
+    def _deltas(self) -> dict[str, float] | None:
+        """How far the groups have gone, and a note for good of those that have moved at all."""
+        if self._start is None:
+            return None
+        deltas = self._start.deltas()
+        self._moved |= {name for name, delta in deltas.items() if delta != 0.0}
+        return deltas
+
     def _evidence(self, trainer: Trainer) -> Evidence:
-        deltas = None if self._start is None else self._start.deltas()
+        deltas = self._deltas()
         movable = set() if self._start is None else self._start.movable()
         return Evidence(
             loss_first=self._first.get(self.loss),
@@ -219,9 +240,10 @@ class OverfitSanity(StepObserver):
             recall=self._last.get(self.metric_recall),
             median_error_m=self._last.get(self.metric_median),
             delta_total=None if deltas is None else total_norm(deltas),
-            still_groups=tuple(n for n, d in (deltas or {}).items() if d == 0.0 and n in movable),
+            still_groups=tuple(n for n in deltas or {} if n in movable - self._moved),
             steps=trainer.global_step if self._steps is None else self._steps,
             skipped=self._skipped,
+            resumed_at=self._resumed_at,
             faults=tuple(self._faults),
             ended_early=_why_early(trainer),
         )

@@ -12,14 +12,12 @@ from typing_extensions import override
 from callbacks.observing import (
     Cadence,
     StepObserver,
-    group_norms,
-    is_gated,
     parameters_by_group,
     rates_by_group,
     total_norm,
     write_series,
 )
-from musicnet.gate.step_gate import StepReport
+from musicnet.gate.step_gate import StepReport, group_norms
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +56,7 @@ class ParameterDelta(StepObserver):
 
     @override
     def on_before_step_gate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_before_step_gate(trainer, pl_module)
         self._is_owed |= self._cadence.is_due(self._attempts + 1)
         if self._is_owed:
             self._remember(trainer)
@@ -76,7 +75,7 @@ class ParameterDelta(StepObserver):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         due = self._cadence.is_due(trainer.global_step + 1)
-        if due and self._before is None and not is_gated(pl_module):
+        if due and self._before is None and not self.hears_gate:
             self._remember(trainer)
 
     @override

@@ -32,8 +32,9 @@ class RunLog(StepObserver):
     logged), `step` (what the gate reported at the first step and at every n-th attempt), `veto`
     (every one) or `exception`. `train.log` holds what is logged at INFO or above in the meantime.
 
-    A metric of an epoch without a real step, or a validation metric (`val...`) of one without
-    validation, would be an older epoch's: the first is shown as nan, the second is left out.
+    A training metric (all that share the prefix of `train`) of an epoch without a real step, or a
+    validation metric (`val...`) of one without validation, would be an older epoch's: the first is
+    shown as nan, the second is left out.
 
     What bad looks like: `train` falls and `val` does not; either is nan or stands still.
 
@@ -153,8 +154,9 @@ class RunLog(StepObserver):
             for key, value in trainer.callback_metrics.items()
             if self._validated or not key.startswith("val")
         }
-        if self._attempts and not self._stepped and self.train in metrics:
-            metrics[self.train] = math.nan
+        if self._attempts and not self._stepped:
+            older = self.train.partition("/")[0]
+            metrics |= {key: math.nan for key in metrics if key.partition("/")[0] == older}
         return metrics
 
     def _write(self, trainer: Trainer, event: str, row: Mapping[str, Any], *, step: int) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.schedules import Schedule
+from musicnet.gate.step_gate import StepGate
 
 Fit = Callable[..., Trainer]
 BATCHES = 8
@@ -66,6 +67,34 @@ class PlainRegression(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class OwnLoop(LightningModule):
+    """A manual loop as anybody would write it, around a gate; every second batch is NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone, self.head = tiny_network()
+        self.my_gate = StepGate()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        loss = mean_square(self, batch) * (float("nan") if batch_idx % 2 else 1.0)
+        self.manual_backward(loss)
+        self.my_gate.attempt(self, self.optimizers())
+        self.optimizers().zero_grad()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/loss", mean_square(self, batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+@pytest.fixture
+def own_loop() -> OwnLoop:
+    torch.manual_seed(7)
+    return OwnLoop()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from musicnet.gate.schedules import Schedule
 from musicnet.records.provenance import collect_provenance
 
 
-def learned(fit, module, **bars) -> Verdict:
+def learned(fit, module, **bars) -> Verdict | None:
     judge = OverfitSanity(**bars)
     fit(module, judge, max_epochs=20)
     return judge.verdict
@@ -183,6 +183,7 @@ def test_one_object_can_judge_one_run_after_another(gated, fit) -> None:
     assert (judge.verdict.verdict, judge.verdict.skipped) == ("pass", 0)
 
 
+@pytest.mark.filterwarnings("ignore:the schedule is laid out for total_steps")
 def test_a_resumed_run_remembers_its_first_loss(gated, fit, tmp_path: Path) -> None:
     schedule = Schedule(warmup_steps=0, shape="constant", total_steps=160)
     trainer = fit(gated(schedule=schedule), first := OverfitSanity(), max_epochs=2)
@@ -193,3 +194,50 @@ def test_a_resumed_run_remembers_its_first_loss(gated, fit, tmp_path: Path) -> N
     assert second.verdict.verdict == "pass"
     assert second.verdict.loss_first == first.verdict.loss_first
     assert second.verdict.steps == 160
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 0}, {"max_epochs": 1, "max_steps": 0}])
+def test_a_run_that_trains_nothing_is_unknown(gated, fit, limits, tmp_path: Path) -> None:
+    judge = OverfitSanity()
+    fit(gated(), judge, **limits)
+    assert judge.verdict.verdict == "unknown"
+    assert "nothing was trained: the run ended before its first batch" in judge.verdict.reasons
+    assert (tmp_path / "verdict.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint.*")
+def test_a_finished_run_that_is_resumed_is_unknown(gated, fit, tmp_path: Path) -> None:
+    trainer = fit(gated(), OverfitSanity(min_loss_drop=0.1), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    judge = OverfitSanity(min_loss_drop=0.1)
+    fit(gated(), judge, max_epochs=2, ckpt_path=tmp_path / "last.ckpt")
+    assert judge.verdict.verdict == "unknown"
+
+
+@pytest.mark.filterwarnings("ignore:the .*total_steps")
+def test_a_group_that_moved_before_the_resume_is_not_still(gated, fit, tmp_path: Path) -> None:
+    trainer = fit(gated(), OverfitSanity(), max_epochs=10)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, judge = gated(), OverfitSanity(min_loss_drop=0.1)
+    resumed.backbone.register_forward_hook(lambda *arguments: arguments[-1].detach())
+    fit(resumed, judge, max_epochs=20, ckpt_path=tmp_path / "last.ckpt")
+    assert judge.verdict.reasons == ()
+
+
+@pytest.mark.filterwarnings("ignore:the .*total_steps")
+def test_a_still_model_after_a_resume_is_said_to_be_still_since_then(
+    gated, fit, tmp_path: Path
+) -> None:
+    trainer = fit(gated(), OverfitSanity(), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    class Still(Callback):
+        def on_train_start(self, trainer, pl_module) -> None:
+            for scheduler in [config.scheduler for config in trainer.lr_scheduler_configs]:
+                scheduler.base_lrs = [0.0 for _ in scheduler.base_lrs]
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = 0.0
+
+    judge = OverfitSanity(min_loss_drop=0.1)
+    fit(gated(), Still(), judge, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    assert "no parameter moved in 8 steps since the resume" in judge.verdict.reasons

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback
 
 from callbacks import ParameterDelta
-from callbacks.observing import group_norms
+from musicnet.gate.step_gate import group_norms
 
 LINE = re.compile(r"\[STEP\] Δparam \|\|·\|\|₂ = (\d\.\d{3}e[+-]\d\d)")
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import re
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_an_epoch_without_a_real_step_does_not_show_an_older_loss(
     assert {row["reason"] for row in vetoes} == {"nonfinite"}
 
 
+def test_no_training_metric_of_an_older_epoch_is_shown(gated, fit, tmp_path) -> None:
+    module = gated(poisoned=set(range(8, 16)))
+    compute_loss = module.compute_loss
+    module.compute_loss = lambda *batch: {"loss": (loss := compute_loss(*batch)), "twice": 2 * loss}
+    fit(module, RunLog(), max_epochs=2)
+    first, second = [row for row in rows_of(tmp_path) if row["event"] == "epoch"]
+    assert first["train/twice"] == pytest.approx(2 * first["train/loss"])
+    assert math.isnan(second["train/loss"])
+    assert math.isnan(second["train/twice"])
+    assert second["gate/vetoed_fraction"] == 1
+
+
 def test_rows_carry_the_run_and_both_axes(gated, fit, tmp_path) -> None:
     fit(gated(poisoned={2}), RunLog(every_n=4), max_epochs=1)
     rows = rows_of(tmp_path)
@@ -98,6 +111,7 @@ def test_two_runs_never_share_a_folder(gated, fit, tmp_path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore:the schedule is laid out for total_steps")
 def test_a_resumed_run_goes_on_with_its_own_log(gated, fit, tmp_path) -> None:
     schedule = Schedule(warmup_steps=0, shape="constant", total_steps=16)
     trainer = fit(gated(schedule=schedule), RunLog(), max_epochs=1)

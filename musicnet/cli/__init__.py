@@ -16,7 +16,7 @@ from musicnet.cli.runs import (
     launch_environment,
     run_verb,
 )
-from musicnet.cli.schema import fault_in_tree
+from musicnet.cli.schema import check_switched_off, fault_in_tree
 
 __all__ = [
     "BAD_INPUT",
@@ -26,6 +26,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "Verb",
+    "check_switched_off",
     "console",
     "fault_in_tree",
     "inherited_cli",

@@ -17,10 +17,26 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from typing_extensions import override
 
-from musicnet.cli.objective import ObjectiveWatch
-from musicnet.cli.refusals import ALLOWED_IMPORTS, ConfigurationError, nonfinite, one_line
-from musicnet.cli.schema import ACCEPTED, OWN_ARGUMENTS, SHARED, fault_in_tree, fault_in_words
+from musicnet.cli.objective import MetricWatch
+from musicnet.cli.refusals import (
+    ALLOWED_IMPORTS,
+    ConfigurationError,
+    nonfinite,
+    one_line,
+    with_key,
+)
+from musicnet.cli.schema import (
+    ACCEPTED,
+    OWN_ARGUMENTS,
+    SHARED,
+    callbacks_in_files,
+    check_switched_off,
+    fault_in_tree,
+    fault_in_words,
+    shared_first,
+)
 from musicnet.cli.trained_weights import check_checkpoint, differences
+from musicnet.cli.trainer_settings import trainer_fault
 from musicnet.gate.gated_module import GatedModule
 from musicnet.records.atomic_files import write_text
 from musicnet.records.run_folder import make_run_folder, new_run_id
@@ -64,7 +80,8 @@ class MusicCLI(LightningCLI):
         self.verb = verb
         self.run_folder = run_folder
         self.run_id = new_run_id()
-        self.objective: ObjectiveWatch | None = None
+        self.watch: MetricWatch | None = None
+        self._tree = shared_first(args) if isinstance(args, Mapping) else {}
         set_parsing_settings(
             import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS)
         )
@@ -84,7 +101,7 @@ class MusicCLI(LightningCLI):
         except ConfigurationError:
             raise
         except (ValueError, TypeError, OSError, MisconfigurationException) as error:
-            raise ConfigurationError(one_line(error)) from error
+            raise ConfigurationError(with_key(one_line(error), self._tree)) from error
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -107,13 +124,23 @@ class MusicCLI(LightningCLI):
             raise ConfigurationError(fault or one_line(error)) from None
         # The parser overlooks a stray key that has an empty mapping.
         stray = set(args) - {*SHARED, *ACCEPTED} if isinstance(args, dict) else ()
-        if fault := (stray and fault_in_tree(args)) or nonfinite(self.config.as_dict()):
-            raise ConfigurationError(fault)
+        self._tree = self._tree or self.config.as_dict()
+        for fault in (
+            fault_in_tree(args) if stray else None,
+            nonfinite(self._tree),
+            nonfinite(self.config.as_dict()),  # text may have become a number
+        ):
+            if fault:
+                raise ConfigurationError(fault)
+        callbacks = self.config.callbacks or {}
+        if not isinstance(args, dict) and None in callbacks.values():
+            check_switched_off(callbacks, callbacks_in_files(args))
 
     @override
     def before_instantiate_classes(self) -> None:
         """Refuse what no single class can see."""
-        _check_trainer(self.config.trainer)
+        if fault := trainer_fault(self.config.trainer.as_dict()):
+            raise ConfigurationError(fault)
         self._dump_config()
         model, data = self.config_dump["model"], self.config_dump["data"]
         scenes = [part["init_args"].get("scene") for part in (model, data)]
@@ -141,9 +168,12 @@ class MusicCLI(LightningCLI):
             # No weights are saved, so nobody shall look for a place to save them.
             callbacks = [entry for entry in callbacks if not isinstance(entry, Checkpoint)]
             kwargs["enable_checkpointing"] = False
-        elif self.config_init["objective"] is not None:
-            self.objective = ObjectiveWatch(self.config_init["objective"])
-            callbacks.append(self.objective)
+        else:
+            self.watch = MetricWatch(self._awaited_metrics(chosen))
+            callbacks.insert(0, self.watch)
+            if not any(isinstance(entry, Checkpoint) for entry in callbacks):
+                # else Lightning puts one of its own in the place of one that was switched off
+                kwargs["enable_checkpointing"] = bool(self.config.trainer.enable_checkpointing)
         if self.verb not in _VERBS_WITH_FOLDER:
             return super().instantiate_trainer(**kwargs, callbacks=callbacks)
         with self._new_folder() as folder:
@@ -153,6 +183,15 @@ class MusicCLI(LightningCLI):
             return super().instantiate_trainer(
                 **kwargs, callbacks=callbacks, default_root_dir=folder
             )
+
+    def _awaited_metrics(self, chosen: Mapping[str, Any]) -> dict[str, str]:
+        """Metric by the key that names it: the objective, and what callbacks monitor."""
+        objective = self.config_init["objective"]
+        metrics = {} if objective is None else {"objective.metric": objective.metric}
+        for name, callback in chosen.items():
+            if isinstance(monitor := getattr(callback, "monitor", None), str):
+                metrics[f"callbacks.{name}.init_args.monitor"] = monitor
+        return metrics
 
     @contextlib.contextmanager
     def _new_folder(self) -> Iterator[Path]:
@@ -169,16 +208,3 @@ class MusicCLI(LightningCLI):
             folder.rmdir()
             raise
         self.run_folder = folder
-
-
-def _check_trainer(settings: Any) -> None:
-    """Refuse what Lightning would refuse only after the run has begun."""
-    for name, unset, instead in (
-        ("gradient_clip_val", (None, 0), "gate.max_norm"),
-        ("accumulate_grad_batches", (1,), "model.init_args.accumulate"),
-        ("callbacks", (None, []), "callbacks.<name>"),
-    ):
-        if settings[name] not in unset:
-            raise ConfigurationError(
-                f"trainer.{name} must not be set here: got {settings[name]}. Set {instead} instead."
-            )

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import inspect
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -51,17 +52,17 @@ def first_fault(tree: Mapping[str, Any], accepted: Mapping[str, Any]) -> str | N
     return next(_member_faults(tree, accepted, ""), None)
 
 
-def nonfinite(tree: Any, path: str = "") -> str | None:
+def nonfinite(tree: Any) -> str | None:
     """The first number of a tree that is not finite, as one line.
 
     Example:
         >>> nonfinite({"optimizer": {"lr": float("nan")}})
         'optimizer.lr must be finite: got nan.'
     """
-    if isinstance(tree, float) and not math.isfinite(tree):
-        return f"{path} must be finite: got {tree}."
-    found = (nonfinite(value, _join(path, str(key))) for key, value in _items(tree))
-    return next((fault for fault in found if fault), None)
+    for key, value in _nodes(tree):
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{key} must be finite: got {value}."
+    return None
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -91,6 +92,25 @@ def one_line(error: BaseException) -> str:
     while "\n" in str(error) and error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def with_key(reason: str, tree: Any) -> str:
+    """A class's refusal of a value, with the whole key that holds it where the tree shows one.
+
+    Example:
+        >>> with_key("max_norm must be > 0: got -1.0.", {"gate": {"max_norm": -1}})
+        'gate.max_norm must be > 0: got -1.0.'
+    """
+    # torch writes "Invalid momentum value: -1" and spells one argument out
+    found = re.match(r"(Invalid )?`?(\w+)`?", reason.replace("learning rate", "lr"))
+    for key, value in _nodes(tree) if found else ():
+        if found and key.endswith(f".{found[2]}") and _numbers(repr(value)) <= _numbers(reason):
+            return f"{key}: {reason}" if found[1] else f"{key}{reason[found.end() :]}"
+    return reason
+
+
+def _numbers(text: str) -> set[float]:
+    return {float(number) for number in re.findall(r"-?\d+(?:\.\d*)?(?:e[-+]?\d+)?", text)}
 
 
 def _member_faults(
@@ -207,6 +227,14 @@ def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from tree.items()
     elif isinstance(tree, (list, tuple)):
         yield from enumerate(tree)
+
+
+def _nodes(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of everything in a tree, from the top."""
+    for name, value in _items(tree):
+        key = _join(path, str(name))
+        yield key, value
+        yield from _nodes(value, key)
 
 
 def _join(path: str, name: str) -> str:

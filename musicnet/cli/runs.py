@@ -7,6 +7,7 @@ through the environment, since Lightning starts them with the command line of th
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from musicnet.cli.music_cli import MusicCLI
+from musicnet.cli.objective import find
 from musicnet.cli.refusals import ConfigurationError, one_line
-from musicnet.diagnosis.verdict import Verdict
+from musicnet.diagnosis.verdict import EXIT_CODES, Verdict
 from musicnet.gate.step_gate import GateStuckError
 from musicnet.learning.data import RecordedData
 from musicnet.records.atomic_files import open_atomically
@@ -47,7 +49,8 @@ class Outcome:
     """How a run ended.
 
     Args:
-        exit_code: 0 done, 3 verdict fail, 4 verdict unknown, 5 gate stuck, 128 + n signal n.
+        exit_code: 0 done, 3 verdict fail, 4 verdict unknown, or none where one was asked for,
+            5 gate stuck, 128 + n signal n.
         objective: last value of the objective's metric; None unless a fit came to its end.
     """
 
@@ -103,30 +106,61 @@ def _fit(cli: MusicCLI) -> Outcome:
     os.environ[_TREE], os.environ[_FOLDER] = json.dumps(cli.config_dump), str(folder)
     if is_first_rank:
         _write_provenance(cli)
+    ended_by: BaseException | None = None
     try:
         cli.trainer.fit(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
         )
-        outcome = _ended(cli)
-    except GateStuckError as error:
-        logger.error("stuck: %s", error)
-        outcome = Outcome(exit_code=GATE_STUCK)
-    except MisconfigurationException as error:
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        # Before anything was trained, only the configuration can be the cause.
+        has_trained = cli.watch is None or cli.watch.has_trained
+        if has_trained and not isinstance(error, ConfigurationError | MisconfigurationException):
+            raise
+        if is_first_rank and not has_trained:
+            shutil.rmtree(folder)
+        logger.debug("refused", exc_info=error)
         raise ConfigurationError(one_line(error)) from error
-    except SIGTERMException:
-        outcome = _interrupted(cli, signal.SIGTERM)
+    except (GateStuckError, SIGTERMException) as error:
+        ended_by = error
     except SystemExit as error:
         # Lightning turns Ctrl-C into an exit of its own.
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        outcome = _interrupted(cli, signal.SIGINT)
-    if not is_first_rank:
-        # Anything but 0 makes Lightning kill the first rank before it has spoken.
-        return Outcome(exit_code=0)
-    if (verdict := _verdict(cli)) is not None:
-        logger.info(_summary(verdict))
-    logger.info("run: %s", os.path.relpath(folder))
-    return outcome
+        ended_by = error
+    with _last_lines(cli):
+        outcome = _outcome(cli, ended_by)
+        if is_first_rank and (verdict := _verdict(cli)) is not None:
+            logger.info(_summary(verdict))
+        if is_first_rank:
+            logger.info("run: %s", os.path.relpath(folder))
+    # Anything but 0 makes Lightning kill the first rank before it has spoken.
+    return outcome if is_first_rank else Outcome(exit_code=0)
+
+
+@contextmanager
+def _last_lines(cli: MusicCLI) -> Iterator[None]:
+    """Copy what is logged into the run's log as well, which ends with the trainer's work."""
+    path = Path(cli.trainer.default_root_dir) / "train.log"
+    if not (cli.trainer.is_global_zero and path.exists()):
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _outcome(cli: MusicCLI, ended_by: BaseException | None) -> Outcome:
+    if isinstance(ended_by, GateStuckError):
+        logger.error("stuck: %s", ended_by)
+        return Outcome(exit_code=GATE_STUCK)
+    if ended_by is not None:
+        is_term = isinstance(ended_by, SIGTERMException)
+        return _interrupted(cli, signal.SIGTERM if is_term else signal.SIGINT)
+    return _ended(cli)
 
 
 def _write_provenance(cli: MusicCLI) -> None:
@@ -154,11 +188,27 @@ def _keep_predictions(cli: MusicCLI, batches: list[Sources]) -> None:
 
 
 def _ended(cli: MusicCLI) -> Outcome:
-    verdict = _verdict(cli)
-    return Outcome(
-        exit_code=0 if verdict is None else verdict.exit_code,
-        objective=None if cli.objective is None else cli.objective.value(cli.trainer),
-    )
+    verdict, objective = _verdict(cli), cli.config_init["objective"]
+    exit_code = 0 if verdict is None else verdict.exit_code
+    if verdict is None and _is_verdict_asked(cli):
+        logger.error("verdict: none; the run has ended without one, so nothing is known")
+        exit_code = EXIT_CODES["unknown"]
+    value = None
+    try:
+        if objective is not None:
+            value = find(cli.trainer, "objective.metric", objective.metric)
+    except ConfigurationError as error:
+        if verdict is None:
+            raise
+        logger.error("error: %s", error)  # a verdict stands, whatever else was asked for
+    return Outcome(exit_code, value)
+
+
+def _is_verdict_asked(cli: MusicCLI) -> bool:
+    """Whether a callback should have judged this run."""
+    overfits = cli.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+    judges = (entry for entry in cli.trainer.callbacks if hasattr(entry, "verdict"))  # type: ignore[attr-defined]
+    return any(overfits or getattr(judge, "when", "always") == "always" for judge in judges)
 
 
 def _verdict(cli: MusicCLI) -> Verdict | None:

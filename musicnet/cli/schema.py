@@ -1,15 +1,17 @@
 """The arguments of a run and their types, and what is wrong with a tree that does not fit them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import get_loader
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from musicnet.cli.objective import Objective
-from musicnet.cli.refusals import first_fault
+from musicnet.cli.refusals import ConfigurationError, first_fault, nearest, one_line
+from musicnet.cli.trainer_settings import trainer_fault
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.step_gate import StepGate
 from musicnet.learning.phases import Phase
@@ -40,30 +42,56 @@ ACCEPTED: dict[str, Any] = {
 }
 
 
+def shared_first(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed tree in such an order that a key is found under the name that its user knows."""
+    return dict(sorted(tree.items(), key=lambda item: item[0] not in SHARED))
+
+
 def fault_in_tree(tree: Any) -> str | None:
     """What is wrong with a composed tree, in one line; None where the signatures show nothing."""
-    # The shared groups first: there a key has the name under which the user knows it.
-    shared = {key: value for key, value in tree.items() if key in SHARED}
-    own = {key: value for key, value in tree.items() if key not in SHARED}
-    return first_fault(shared, SHARED) or first_fault(own, {**ACCEPTED, **SHARED})
+    fault = first_fault(shared_first(tree), {**ACCEPTED, **SHARED})
+    return fault or trainer_fault(tree.get("trainer", {}))
 
 
 def fault_in_words(args: Sequence[str]) -> str | None:
     """What is wrong with command-line arguments, read as a tree; None where nothing shows."""
+    return first_fault(read_words(args), ACCEPTED)
+
+
+def callbacks_in_files(args: Sequence[str]) -> list[str]:
+    """The names that the configuration files among command-line arguments give to callbacks."""
+    return list(read_words(args, only_files=True).get("callbacks") or {})
+
+
+def check_switched_off(callbacks: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse null under a name that no callback has: the one that was meant would run on."""
+    for name in [name for name, value in callbacks.items() if value is None]:
+        if name not in known:
+            near = nearest(f"callbacks.{name}", [f"callbacks.{entry}" for entry in known])
+            raise ConfigurationError(f"no callback to switch off: got callbacks.{name}. {near}")
+
+
+def read_words(args: Sequence[str], *, only_files: bool = False) -> dict[str, Any]:
+    """Command-line arguments as a tree."""
     tree: dict[str, Any] = {}
     words = iter(args)
     read_yaml = get_loader("yaml")
     for word in words:
         name, equals, text = word.removeprefix("--").partition("=")
         text = text if equals else next(words, "")
-        value = read_yaml(Path(text).read_text("utf-8") if name == "config" else text)
+        if only_files and name != "config":
+            continue
+        try:
+            value = read_yaml(Path(text).read_text("utf-8") if name == "config" else text)
+        except YAMLError as error:
+            raise ConfigurationError(f"{word} {text} is no YAML: {one_line(error)}") from error
         if name == "config":
             tree = _merged(tree, value)
             continue
         for key in reversed(name.split(".")):
             value = {key: value}
         tree = _merged(tree, value)
-    return first_fault(tree, ACCEPTED)
+    return tree
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -31,9 +31,11 @@ class Evidence:
         train_last: the same of the last epoch.
         recall: share of the true sources that were found, in [0, 1].
         median_error_m: median position error, metres.
-        delta_total: norm of the way that all parameters went, end to end.
+        delta_total: norm of the way that all parameters went, end to end, since the start or, in a
+            resumed run, since the resume.
         still_groups: parameter groups that should have moved and did not.
-        steps: optimiser steps that were taken.
+        steps: optimiser steps that were taken, those before a resume included.
+        resumed_at: how many of them were taken before the resume; 0 in a run that was not resumed.
         skipped: attempts that the gate vetoed.
         faults: why the run itself cannot be judged.
         ended_early: why it took fewer steps than planned.
@@ -51,6 +53,7 @@ class Evidence:
     still_groups: tuple[str, ...] = ()
     steps: int = 0
     skipped: int = 0
+    resumed_at: int = 0
     faults: tuple[str, ...] = ()
     ended_early: str | None = None
 
@@ -233,8 +236,10 @@ def _misses(evidence: Evidence, bars: Bars) -> Iterator[str]:
             f"{evidence.skipped} of {attempts} attempts were vetoed, at most "
             f"{100 * bars.max_skipped_fraction:g} % may be"
         )
-    if evidence.steps and evidence.delta_total == 0.0:
-        yield f"no parameter moved in {evidence.steps} steps"
+    new_steps = evidence.steps - evidence.resumed_at
+    if new_steps > 0 and evidence.delta_total == 0.0:
+        since = " since the resume" if evidence.resumed_at else ""
+        yield f"no parameter moved in {new_steps} steps{since}"
     elif evidence.still_groups:
         yield f"parameter groups that never moved: {', '.join(evidence.still_groups)}"
     yield from _missed_losses(evidence, bars)

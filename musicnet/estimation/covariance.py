@@ -179,38 +179,3 @@ def whitened_blocks(y: Received) -> Complex[Tensor, "*batch row row"]:
     """
     triangle: Tensor = torch.linalg.qr(y, mode="r").R
     return triangle
-
-
-def estimate_noise_power(
-    y: Received, operator: Complex[Tensor, "*batch blocks row element"]
-) -> Float[Tensor, "*batch"]:
-    """Noise power of data that do not say it.
-
-    Args:
-        y: what was heard.
-        operator: G of each scene. With more rows than elements the rows that no field can explain
-            are noise, without bias; else the smaller half of the covariance's eigenvalues is:
-            low (by 40 % for 50 blocks of 15 rows), and high if there are more than half as many
-            sources as rows.
-
-    Returns:
-        E|n|^2 of a row; linear power.
-
-    Raises:
-        ValueError: a plain array with a single snapshot, which leaves nothing to compare.
-    """
-    n_blocks, n_rows = y.shape[-2:]
-    n_elements = operator.shape[-1]
-    if n_rows > n_elements:
-        basis = torch.linalg.qr(operator).Q  # (..., blocks, row, element)
-        explained = (basis.mH @ y[..., None]).squeeze(-1)
-        residual = y.abs().square().sum((-2, -1)) - explained.abs().square().sum((-2, -1))
-        power: Tensor = residual / (n_blocks * (n_rows - n_elements))
-        return power
-    if n_blocks < 2:
-        raise ValueError(
-            "the noise power of a single snapshot cannot be told from the sources': got "
-            f"{n_rows} rows for {n_elements} elements and {n_blocks} block. Give noise_power."
-        )
-    values: Tensor = torch.linalg.eigvalsh(sample_covariance(y))
-    return values[..., : n_rows // 2 or 1].clamp_min(0.0).mean(-1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from musicnet.gate.running_statistics import running_statistics
 from musicnet.gate.schedules import Schedule
+from musicnet.gate.settings import check_count
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -33,7 +34,7 @@ class Averaging:
         annealing_steps: SWA only: real steps from the factor of the main schedule to that one.
 
     Raises:
-        ValueError: a number is not finite or out of range.
+        ValueError: a number is not finite, not whole where it counts, or out of range.
     """
 
     kind: Literal["ema", "swa"] = "ema"
@@ -52,10 +53,8 @@ class Averaging:
             raise ValueError(f"decay must be in 0 to below 1: got {self.decay}.")
         if not 0 < self.rate_factor <= 1:
             raise ValueError(f"rate_factor must be above 0, at most 1: got {self.rate_factor}.")
-        if self.every_steps < 1:
-            raise ValueError(f"every_steps must be >= 1: got {self.every_steps}.")
-        if self.annealing_steps < 0:
-            raise ValueError(f"annealing_steps must be >= 0: got {self.annealing_steps}.")
+        check_count("every_steps", self.every_steps, least=1)
+        check_count("annealing_steps", self.annealing_steps, least=0)
 
     def start_step(self, total: int) -> int:
         """Give the real steps of a run that pass before the average starts."""

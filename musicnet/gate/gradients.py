@@ -5,9 +5,9 @@ a norm or the names of the broken ones come out.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -34,18 +34,16 @@ class Gradients:
         """Collect what is there; nothing is copied, so that scaling these scales the gradients.
 
         Args:
-            optimizers: Raw optimisers. A group is called by its ``name``, else ``group<i>``; a
-                name that several optimisers use gets the number of the optimiser in front.
+            optimizers: Raw optimisers; groups are named as by `groups_by_name`.
         """
-        groups: dict[str, list[Tensor]] = {}
-        rates: dict[str, float] = {}
-        for i, optimizer in enumerate(optimizers):
-            for j, group in enumerate(optimizer.param_groups):
-                name = str(group.get("name", f"group{j}"))
-                name = f"{i}.{name}" if name in groups else name
-                groups[name] = [_values(p) for p in group["params"] if p.grad is not None]
-                rates[name] = float(group["lr"])
-        return cls(groups, rates)
+        named = groups_by_name(optimizers)
+        return cls(
+            {
+                name: [stored_values(p) for p in group["params"] if p.grad is not None]
+                for name, group in named.items()
+            },
+            {name: float(group["lr"]) for name, group in named.items()},
+        )
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -53,8 +51,8 @@ class Gradients:
         return [gradient for group in self.groups.values() for gradient in group]
 
     def norms(self) -> dict[str, float]:
-        """Give the norm of every group that has gradients. Waits for the device per group."""
-        return {name: exact_norm(group) for name, group in self.groups.items() if group}
+        """Give the norm of every group that has gradients. Waits for the device once."""
+        return group_norms({name: group for name, group in self.groups.items() if group})
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
@@ -62,6 +60,30 @@ class Gradients:
         tensors = self.tensors
         if tensors:
             torch._foreach_mul_(tensors, factor)
+
+
+def groups_by_name(optimizers: Iterable[Optimizer]) -> dict[str, dict[str, Any]]:
+    """Give the parameter groups of optimisers under the names that reports and logs use.
+
+    Args:
+        optimizers: Raw optimisers.
+
+    Returns:
+        Groups in order, by their ``name``, else ``group<i>``; a name that several optimisers use
+        gets the number of the optimiser in front.
+
+    Example:
+        >>> weight, bias = nn.Linear(3, 1).parameters()
+        >>> groups = [{"params": [weight], "name": "head"}, {"params": [bias]}]
+        >>> list(groups_by_name([torch.optim.SGD(groups, lr=0.1)]))
+        ['head', 'group1']
+    """
+    named: dict[str, dict[str, Any]] = {}
+    for i, optimizer in enumerate(optimizers):
+        for j, group in enumerate(optimizer.param_groups):
+            name = str(group.get("name", f"group{j}"))
+            named[f"{i}.{name}" if name in named else name] = group
+    return named
 
 
 @torch.no_grad()
@@ -123,6 +145,33 @@ def exact_norm(tensors: Sequence[Tensor]) -> float:
     return largest * global_norm([t / largest for t in wide]).item()
 
 
+@torch.no_grad()
+def group_norms(groups: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """Norm of every group as one long vector, as exact as that of `exact_norm`.
+
+    Waits for the device once, and again for a group whose fast norm is 0 or not finite.
+
+    Args:
+        groups: Tensors of any dtype, shape, layout and device by group; an empty group has norm 0.
+
+    Example:
+        >>> group_norms({"head": [torch.tensor([3.0]), torch.tensor([[4.0]])], "tail": []})
+        {'head': 5.0, 'tail': 0.0}
+    """
+    filled = {
+        name: [t.coalesce().values() if t.is_sparse else t for t in group]
+        for name, group in groups.items()
+        if group
+    }
+    norms = dict.fromkeys(groups, 0.0)
+    fast = [global_norm(group) for group in filled.values()]
+    together = [norm.to(fast[0].device, torch.float32) for norm in fast]
+    numbers = torch.stack(together).tolist() if together else []
+    for name, norm in zip(filled, numbers, strict=True):
+        norms[name] = norm if 0 < norm < math.inf else exact_norm(filled[name])
+    return norms
+
+
 def nonfinite_names(
     named_parameters: Iterable[tuple[str, nn.Parameter]], limit: int = 5
 ) -> list[str]:
@@ -139,7 +188,7 @@ def nonfinite_names(
     for name, parameter in named_parameters:
         if parameter.grad is None:
             continue
-        if not torch.isfinite(_values(parameter)).all():
+        if not torch.isfinite(stored_values(parameter)).all():
             names.append(name)
             if len(names) == limit:
                 break
@@ -151,7 +200,7 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return math.isfinite(global_norm(tensors, math.inf).item())
 
 
-def _values(parameter: nn.Parameter) -> Tensor:
+def stored_values(parameter: nn.Parameter) -> Tensor:
     """Give the gradient of a parameter, or what a sparse one stores."""
     gradient = parameter.grad
     if gradient is None or not gradient.is_sparse:

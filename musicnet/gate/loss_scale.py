@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from lightning.pytorch import Trainer
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 
-def scaler_of(module: nn.Module) -> GradScaler | None:
-    """Give the enabled loss scaler of the trainer that runs the module, if there is one."""
-    trainer = getattr(module, "_trainer", None)
+def scaler_of(trainer: Trainer | None) -> GradScaler | None:
+    """Give the enabled loss scaler of a trainer, if there is one."""
     scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
     return scaler if isinstance(scaler, GradScaler) and scaler.is_enabled() else None
 

@@ -4,9 +4,16 @@ The gate protects parameters; a vetoed batch has been through the forward pass a
 may have left nan in the running mean and variance.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+
+def normalisation_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Find the layers of a module that keep running statistics, by name."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, _NormBase)}
 
 
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:
@@ -24,8 +31,7 @@ def running_statistics(module: nn.Module) -> dict[str, Tensor]:
     """
     return {
         f"{name}.{key}" if name else key: buffer
-        for name, layer in module.named_modules()
-        if isinstance(layer, _NormBase)
+        for name, layer in normalisation_layers(module).items()
         for key, buffer in layer.named_buffers(recurse=False)
     }
 
@@ -34,11 +40,11 @@ class StatisticsSnapshot:
     """Running statistics as they were before the first forward pass of a window.
 
     Args:
-        module: Its normalisation layers are copied now.
+        layers: Their buffers are copied now.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._buffers = list(running_statistics(module).values())
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self._buffers = [b for layer in layers for b in layer.buffers(recurse=False)]
         self._copies = [buffer.clone() for buffer in self._buffers]
 
     def restore(self) -> None:

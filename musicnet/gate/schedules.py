@@ -11,6 +11,8 @@ from typing import Literal
 
 from lightning.pytorch import Trainer
 
+from musicnet.gate.settings import check_count
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -27,7 +29,7 @@ class Schedule:
         warmup_divisor: Share of the run that a computed warm-up takes, as its inverse.
 
     Raises:
-        ValueError: a number is not finite or out of range.
+        ValueError: a number is not finite, not whole where it counts, or out of range.
 
     Example:
         >>> schedule = Schedule(shape="constant")
@@ -47,8 +49,8 @@ class Schedule:
         at_least = {"warmup_steps": 0, "total_steps": 1, "warmup_cap": 0, "warmup_divisor": 1}
         for name, least in at_least.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be >= {least}: got {value}.")
+            if value is not None:
+                check_count(name, value, least)
         for name in ("warmup_floor", "final_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0 to 1: got {getattr(self, name)}.")
@@ -98,6 +100,13 @@ class Schedule:
                 "Set schedule.total_steps, or a limit of the trainer."
             )
         total = int(planned) if self.total_steps is None else self.total_steps
+        if 0 < planned < math.inf and total != planned:
+            warnings.warn(
+                f"the schedule is laid out for total_steps={total} and the run makes "
+                f"{int(planned)}: its last step has {self.factor(int(planned) - 1, total):.0%} of "
+                "the learning rate. Set schedule.total_steps to null to follow the run",
+                stacklevel=2,
+            )
         if 0 < total <= self.warmup(total):
             warnings.warn(
                 f"warm-up of {self.warmup(total)} steps is not shorter than the run of {total}: "

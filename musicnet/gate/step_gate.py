@@ -4,11 +4,14 @@ A backward pass has left gradients; `StepGate.attempt` decides, steps or vetoes,
 `StepReport`. The rule: step if and only if the norm over all parameters together is finite and
 greater than zero. Never "every group greater than zero": a zero-initialised head makes the
 gradient of the backbone exactly zero, and that rule would never take the first step.
+
+All parameters are those of the given optimisers, and a gradient that is not finite vetoes as well
+if its parameter is in the module and in no optimiser at all.
 """
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -18,10 +21,21 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from musicnet.gate import line_search, loss_scale, ranks
-from musicnet.gate.gradients import Gradients, exact_norm, nonfinite_names
+from musicnet.gate.gradients import (
+    Gradients,
+    all_finite,
+    exact_norm,
+    group_norms,
+    groups_by_name,
+    nonfinite_names,
+    stored_values,
+)
+from musicnet.gate.listeners import tell_callbacks, trainer_of
+from musicnet.gate.settings import check_count
+from musicnet.gate.strays import Strays
 from musicnet.gate.stuck import GateStuckError, stuck_error
 
-__all__ = ["GateStuckError", "StepGate", "StepReport"]
+__all__ = ["GateStuckError", "StepGate", "StepReport", "group_norms", "groups_by_name"]
 
 Reason = Literal["ok", "nonfinite", "zero", "no_grad", "scaler", "other_rank"]
 AnyOptimizer = Optimizer | LightningOptimizer
@@ -45,7 +59,8 @@ class StepReport:
     Args:
         attempt: Number of this attempt, from 1.
         step: Real steps so far, this one included.
-        norm: Global gradient norm, unscaled and unclipped; nan where nothing has a gradient.
+        norm: Global gradient norm, unscaled and unclipped; nan where nothing has a gradient, or
+            where a parameter that no optimiser holds has one that is not finite.
         ok: Whether the gate allowed the step.
         reason: "ok", or why nothing moved.
         stepped: Whether the optimisers moved.
@@ -119,26 +134,36 @@ class StepGate:
         self.last_skip: int | None = None
         self.by_reason: Counter[str] = Counter()
         self._scales: deque[float] = deque(maxlen=8)
+        self._strays = Strays()
 
     def attempt(
         self,
         module: nn.Module,
-        optimizers: AnyOptimizer | Sequence[AnyOptimizer],
+        optimizers: AnyOptimizer | Iterable[AnyOptimizer],
         *,
         closure: Callable[[], Any] | None = None,
         schedulers: Sequence[Steppable] | None = None,
         scaler: GradScaler | None = None,
+        settle: Callable[[StepReport], None] | None = None,
     ) -> StepReport:
         """Step on the gradients that are there, or veto the step and clear them.
 
+        In a fit the callbacks of the trainer that have them hear
+        ``on_before_step_gate(trainer, module)`` before the gate looks at the gradients, and
+        ``on_step_gate(trainer, module, report)`` when all is done.
+
         Args:
-            module: Owns the parameters; its trainer, if it has one, owns the loss scaler.
+            module: Owns the parameters; its trainer, if it has one, owns the loss scaler. A
+                gradient that is not finite vetoes too if its parameter is in this module and in
+                none of the optimisers that were ever given with it or belong to the trainer.
             optimizers: Raw or Lightning's; all that have gradients step, or none.
             closure: For optimisers that evaluate the loss themselves (LBFGS): clears the
                 gradients, runs backward, returns the loss. It is evaluated here before the gate
                 decides, so no backward pass is due before.
             schedulers: Stepped after a real step only.
             scaler: Loss scaler of a loop without Lightning; None takes the trainer's.
+            settle: Is called with the report right before the callbacks hear of it, for what
+                else has to move with a step or go back with a veto.
 
         Returns:
             What was seen and done. The gradients of a real step are left for observers.
@@ -146,19 +171,28 @@ class StepGate:
         Raises:
             GateStuckError: nothing has stepped for too long, or the loss scale fell below 1.
             RankMismatchError: the ranks hold different gradients.
-            ValueError: a closure came with clipping or with a loss scaler.
+            ValueError: no optimiser came, or a closure with clipping or with a loss scaler.
         """
-        wrapped = list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
+        wrapped = _listed(optimizers)
         raw = [o.optimizer if isinstance(o, LightningOptimizer) else o for o in wrapped]
-        scaler = scaler or loss_scale.scaler_of(module)
+        trainer = trainer_of(module, wrapped)
+        scaler = scaler or loss_scale.scaler_of(trainer)
         if closure is not None:
             self._refuse_with_closure(scaler)
             closure = line_search.evaluated(closure)
+        tell_callbacks(trainer, "on_before_step_gate")
         if scaler is not None:
             loss_scale.unscale(scaler, raw)
 
         gradients = Gradients.of(raw)
+        strays = self._strays.of(module, [*raw, *(trainer.optimizers if trainer else ())])
+        strays = [stray for stray in strays if stray.grad is not None]
         norm, reason = self._judge(gradients.tensors)
+        if strays and not all_finite([stored_values(stray) for stray in strays]):
+            norm, reason = math.nan, "nonfinite"
+            if scaler is not None:
+                # the scaler has not seen this gradient, and must back off all the same
+                loss_scale.record(scaler, raw[0], overflow=True)
         if ranks.are_several():
             reason = self._vote(norm, reason, raw[0], scaler)
         ok = reason == "ok"
@@ -190,7 +224,10 @@ class StepGate:
         if stepped:
             self._count_step(schedulers or ())
         else:
-            self._count_veto(module, raw, report)
+            self._count_veto(module, raw, strays, report)
+        if settle is not None:
+            settle(report)
+        tell_callbacks(trainer, "on_step_gate", report)
         return report
 
     def state_dict(self) -> dict[str, Any]:
@@ -259,7 +296,11 @@ class StepGate:
             scheduler.step()
 
     def _count_veto(
-        self, module: nn.Module, optimizers: list[Optimizer], report: StepReport
+        self,
+        module: nn.Module,
+        optimizers: list[Optimizer],
+        strays: list[nn.Parameter],
+        report: StepReport,
     ) -> None:
         """Count the veto and clear the gradients; end the run if it is stuck."""
         self.skips += 1
@@ -274,6 +315,8 @@ class StepGate:
         broken = nonfinite_names(module.named_parameters()) if rule else []
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
+        for stray in strays:
+            stray.grad = None
         if rule:
             raise stuck_error(
                 rule,
@@ -297,6 +340,16 @@ class StepGate:
         return None
 
 
+def _listed(optimizers: AnyOptimizer | Iterable[AnyOptimizer]) -> list[AnyOptimizer]:
+    """Give one or several optimisers, whatever they came in."""
+    if isinstance(optimizers, Optimizer | LightningOptimizer):
+        return [optimizers]
+    listed = list(optimizers)
+    if not listed:
+        raise ValueError("an attempt needs an optimiser: got none. Give all that are to step.")
+    return listed
+
+
 def _step(
     optimizers: Sequence[AnyOptimizer],
     raw: Sequence[Optimizer],
@@ -318,21 +371,15 @@ def _step(
 
 def _check_settings(gate: StepGate) -> None:
     """Refuse settings that no run can mean."""
-    if gate.max_norm is not None and not 0 < gate.max_norm < math.inf:
+    if gate.max_norm is not None and (gate.max_norm is True or not 0 < gate.max_norm < math.inf):
         raise ValueError(
             f"max_norm must be finite and > 0: got {gate.max_norm}. Use null not to clip."
         )
     for name, allowed in (("zero", ("skip", "step")), ("nonfinite", ("skip", "raise"))):
         if getattr(gate, name) not in allowed:
             raise ValueError(f"{name} must be one of {allowed}: got {getattr(gate, name)!r}.")
-    if gate.max_consecutive_skips < 1:
-        raise ValueError(
-            f"max_consecutive_skips must be >= 1: got {gate.max_consecutive_skips}. "
-            "Use a large number to bear many vetoes in a row."
-        )
+    patience = "Use a large number to bear many vetoes in a row."
+    check_count("max_consecutive_skips", gate.max_consecutive_skips, least=1, advice=patience)
+    check_count("group_norms_every", gate.group_norms_every, least=0, advice="Use 0 for never.")
     if not 0 < gate.norm_rtol < math.inf:
         raise ValueError(f"norm_rtol must be finite and > 0: got {gate.norm_rtol}.")
-    if gate.group_norms_every < 0:
-        raise ValueError(
-            f"group_norms_every must be >= 0: got {gate.group_norms_every}. Use 0 for never."
-        )

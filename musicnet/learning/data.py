@@ -1,7 +1,7 @@
 """Where scenes come from: drawn on the training device, or read from an observation file."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from musicnet.learning.batches import PlannedData, SceneBatch, Split
+from musicnet.learning.recorded_scene import check_recording
 from musicnet.recordings.observation_files import ObservationFile, read_observations
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import Observation, draw_blocks
@@ -128,8 +129,8 @@ class RecordedData(PlannedData):
         scene: the physics that the file must fit.
         path: of the file.
         n_scenes: how many to take, from the first on; None takes all.
-        batch_size: most scenes of a batch. Scenes of one operator stay together, and several
-            operators fill a batch.
+        batch_size: most scenes of a batch. All batches are about equally full, with as few
+            operators each as that allows.
         passes_per_epoch: times that an epoch goes through the scenes.
         seed: of the order; None takes that of the run.
 
@@ -171,13 +172,18 @@ class RecordedData(PlannedData):
 
     @override
     def plan(self, split: Split) -> Sequence[tuple[tuple[int, ...], ...]]:
-        """The same batches for every split: scene numbers, grouped by operator."""
-        batches: list[list[tuple[int, ...]]] = [[]]
-        for group in self._groups():
-            if batches[-1] and sum(map(len, batches[-1])) + len(group) > self.batch_size:
-                batches.append([])
-            batches[-1].append(group)
-        return [tuple(batch) for batch in batches]
+        """The same batches for every split: scene numbers, grouped by operator.
+
+        A small batch would steer a step as much as a full one, so that all are about equally full.
+        """
+        operators = self.recording.operator_index.tolist()
+        scenes = sorted(range(len(operators)), key=operators.__getitem__)
+        n_batches = -(-len(scenes) // self.batch_size)
+        cuts = [len(scenes) * batch // n_batches for batch in range(n_batches + 1)]
+        return [
+            tuple(tuple(group) for _, group in groupby(scenes[start:end], operators.__getitem__))
+            for start, end in pairwise(cuts)
+        ]
 
     @override
     def load(
@@ -193,14 +199,6 @@ class RecordedData(PlannedData):
             heard, Sources(truth.parameters[scenes], truth.resolved[scenes]).to(device)
         )
 
-    def _groups(self) -> Iterator[tuple[int, ...]]:
-        """Scenes that share an operator, at most a batch of them."""
-        operators = self.recording.operator_index.tolist()
-        for operator in sorted(set(operators)):
-            scenes = [scene for scene, used in enumerate(operators) if used == operator]
-            for start in range(0, len(scenes), self.batch_size):
-                yield tuple(scenes[start : start + self.batch_size])
-
     def _observation(self, scenes: list[int], device: torch.device) -> Observation:
         """One operator's scenes, batch (1, scene)."""
         recording = self.recording
@@ -212,49 +210,6 @@ class RecordedData(PlannedData):
             positions=recording.positions,
             wavelength=recording.wavelength,
         ).to(device)
-
-
-def check_recording(
-    recording: ObservationFile, scene: Scene, path: str, n_scenes: int | None
-) -> None:
-    """Refuses a recording that was not made in a scene.
-
-    Args:
-        recording: as read.
-        scene: what the network was built for.
-        path: names the file.
-        n_scenes: how many scenes are wanted.
-
-    Raises:
-        ValueError: what differs, by name.
-    """
-    found = recording.y.shape[0]
-    if n_scenes is not None and found < n_scenes:
-        raise ValueError(f"{path} must hold n_scenes={n_scenes} scenes: got {found}.")
-    facts = {
-        "field": ("far" if scene.far_field else "near", recording.field),
-        "elements": (scene.n_elements, recording.positions.shape[0]),
-        "rows": (scene.n_rows, recording.y.shape[2]),
-        "blocks": (scene.n_blocks, recording.y.shape[1]),
-    }
-    for name, (wanted, got) in facts.items():
-        if wanted != got:
-            raise ValueError(
-                f"{path} must fit the scene: got {name}={got}, the scene has {wanted}. Choose the "
-                "scene that it was recorded in."
-            )
-    apart = (recording.positions - scene.positions()) / scene.wavelength_m
-    if float(apart.abs().max()) > 1e-3 or abs(recording.wavelength / scene.wavelength_m - 1) > 1e-3:
-        raise ValueError(
-            f"{path} must have the scene's elements and wavelength: got wavelength="
-            f"{recording.wavelength:g} m (scene {scene.wavelength_m:g} m), elements up to "
-            f"{float(apart.abs().max()):.3g} wavelengths apart."
-        )
-    if recording.truth is not None and recording.truth.resolved.shape[1] > scene.sources.n_max:
-        raise ValueError(
-            f"{path} must hold at most sources.n_max={scene.sources.n_max} sources a scene: got "
-            f"{recording.truth.resolved.shape[1]}."
-        )
 
 
 def _check_sizes(sizes: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ There is no matching of slots to sources: every true source marks the cells arou
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -120,10 +121,17 @@ def offset_loss(offsets: Float[Tensor, "*batch v u rho 3"], targets: Targets) ->
     v, u, rho = targets.cells.unbind(-1)
     flat = (v * n_u + u) * n_rho + rho
     at_source = offsets.flatten(-4, -2).take_along_dim(flat[..., None], dim=-2)
-    counts = torch.tensor([n > 1 for n in (n_v, n_u, n_rho)], device=offsets.device)
-    counts = counts & targets.resolved[..., None]
+    counts = _searched((n_v, n_u, n_rho), offsets.device) & targets.resolved[..., None]
     error = (at_source - targets.offsets).abs()
     return torch.where(counts, error, 0.0).sum() / targets.n_sources
+
+
+@lru_cache(maxsize=32)
+def _searched(shape: tuple[int, int, int], device: torch.device) -> Bool[Tensor, " 3"]:
+    """Which coordinates have cells to choose from; kept, since the copy makes a device wait."""
+    # the first caller may be a validation loop, and its inference tensors would outlive it
+    with torch.inference_mode(mode=False):
+        return torch.tensor([n > 1 for n in shape], device=device)
 
 
 def loss_terms(

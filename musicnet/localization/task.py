@@ -246,5 +246,5 @@ def _check_values(observation: Observation) -> None:
     if bool((observation.noise_power <= 0).any()):
         raise ValueError(
             f"noise_power must be positive: got {float(observation.noise_power.min()):g}. "
-            "musicnet.estimation.covariance.estimate_noise_power estimates it."
+            "Leave it out of the recording, and reading estimates it."
         )

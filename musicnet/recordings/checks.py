@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from musicnet.recordings.archives import RecordingError
+from musicnet.scene.sources import SearchRegion
 
 FORMAT = "musicnet.observations/1"
 OPTIONAL_KEYS = ("noise_power", "truth_xyz", "snr_db", "coherent")
@@ -28,6 +29,14 @@ FORMAT_KEYS = (
     "range_m",
     *OPTIONAL_KEYS,
 )
+
+WEAKEST_POWER, LOUDEST_POWER = 1e-30, 1e30
+"""What single precision can square once more without loss: scale what lies outside."""
+
+SHORTEST_M, LONGEST_M = 1e-9, 1e9
+"""Wavelengths that a recording may have; metres."""
+
+_REGION_TOLERANCE = 1e-3  # of labels, in u and v, and relative in 1/r: they may be rounded
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -154,14 +163,33 @@ def check_values(path: str | Path, arrays: Arrays) -> None:
                 narrow = arrays[key].astype(np.complex64)
             _refuse(path, key, ~np.isfinite(narrow), "not finite")
     _refuse(path, "y", np.all(arrays["y"] == 0, axis=(1, 2)), "silent: every row is zero")
+    _check_power(path, "y", _peak_power(arrays["y"], (1, 2)))
+    _refuse(path, "operator", np.all(arrays["operator"] == 0, axis=(2, 3)), "zero as a whole")
+    _check_power(path, "operator", _peak_power(arrays["operator"], (2, 3)))
     if "noise_power" in arrays:
         _refuse(path, "noise_power", arrays["noise_power"] <= 0, "not positive")
+        _check_power(path, "noise_power", arrays["noise_power"])
     wavelength = float(arrays["wavelength"])
-    if not (np.isfinite(wavelength) and wavelength > 0):
-        raise RecordingError(f"{path}:wavelength is {wavelength}, want metres above 0.")
+    if not SHORTEST_M <= wavelength <= LONGEST_M:
+        raise RecordingError(
+            f"{path}:wavelength is {wavelength}, want metres from {SHORTEST_M:g} to {LONGEST_M:g}."
+        )
     _check_region(path, arrays)
     if "truth_xyz" in arrays:
-        _check_truth(path, arrays["truth_xyz"], far=str(arrays["field"]) == "far")
+        far = str(arrays["field"]) == "far"
+        _check_truth(path, arrays["truth_xyz"], far=far)
+        _check_truth_in_region(path, arrays, far=far)
+
+
+def _peak_power(numbers: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    peak: np.ndarray = np.abs(numbers).max(axis=axes).astype(np.float64) ** 2
+    return peak
+
+
+def _check_power(path: str | Path, key: str, power: np.ndarray) -> None:
+    """Refuses what single precision would square to zero or to infinity."""
+    what = f"outside [{WEAKEST_POWER:g}, {LOUDEST_POWER:g}] in power, scale it,"
+    _refuse(path, key, (power < WEAKEST_POWER) | (power > LOUDEST_POWER), what)
 
 
 def _check_region(path: str | Path, arrays: Arrays) -> None:
@@ -197,6 +225,29 @@ def _check_truth(path: str | Path, points: np.ndarray, *, far: bool) -> None:
     if far:
         off = present & (np.abs(length - 1.0) > 1e-3)
         _refuse(path, "truth_xyz", off, "not a unit vector, as the far field wants")
+
+
+def _check_truth_in_region(path: str | Path, arrays: Arrays, *, far: bool) -> None:
+    """Labels lie in the box that the file says is to be searched."""
+    azimuth, elevation, distance = (
+        (float(arrays[key][0]), float(arrays[key][1]))
+        for key in ("azimuth_deg", "elevation_deg", "range_m")
+    )
+    region = SearchRegion.from_angles(azimuth, elevation, None if far else distance)
+    points = arrays["truth_xyz"].astype(np.float64)
+    length = np.linalg.norm(points, axis=-1)  # NaN where there is no source
+    u, v = points[..., 0] / length, points[..., 1] / length
+    said = {
+        "u": f"azimuth_deg ({azimuth[0]:g}, {azimuth[1]:g})",
+        "v": f"elevation_deg ({elevation[0]:g}, {elevation[1]:g})",
+        "inverse_range": f"range_m ({distance[0]:g}, {distance[1]:g})",
+    }
+    found = {"u": u, "v": v} if far else {"u": u, "v": v, "inverse_range": 1.0 / length}
+    for name, values in found.items():
+        low, high = region.bounds[name]
+        margin = _REGION_TOLERANCE * (high if name == "inverse_range" else 1.0)
+        outside = (values < low - margin) | (values > high + margin)
+        _refuse(path, "truth_xyz", outside, f"outside the file's {said[name]}")
 
 
 def _refuse(path: str | Path, key: str, bad: np.ndarray, what: str) -> None:

@@ -15,15 +15,16 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from musicnet.coordinates import from_xyz
-from musicnet.estimation.covariance import estimate_noise_power
 from musicnet.recordings.archives import RecordingError, read_archive
 from musicnet.recordings.checks import (
     FORMAT,
     FORMAT_KEYS,
+    WEAKEST_POWER,
     check_keys,
     check_shapes,
     check_values,
 )
+from musicnet.recordings.noise_power import noise_power_of
 from musicnet.records.atomic_files import open_atomically
 from musicnet.scene.sources import SearchRegion, Sources
 from musicnet.shapes import Positions
@@ -109,7 +110,7 @@ def read_observations(path: str | Path, limit: int | None = None) -> Observation
         y=y[kept],
         operator=operator,
         operator_index=index,
-        noise_power=_noise_power(path, arrays, y[kept], operator[index]),
+        noise_power=_noise_power(path, arrays, y[kept], operator, index),
         positions=torch.from_numpy(arrays["element_positions"].astype(np.float32)),
         wavelength=float(arrays["wavelength"]),
         field=field,
@@ -167,12 +168,22 @@ def _noise_power(
     path: str | Path,
     arrays: dict[str, np.ndarray],
     y: Complex[Tensor, "scene block row"],
-    operator: Complex[Tensor, "scene blocks row element"],
+    operator: Complex[Tensor, "operator blocks row element"],
+    index: Int[Tensor, " scene"],
 ) -> Float[Tensor, " scene"]:
     """What the file says, else what the data say."""
     if "noise_power" in arrays:
         return torch.from_numpy(arrays["noise_power"].astype(np.float32))[: y.shape[0]]
+    estimate = torch.empty(y.shape[0])
     try:
-        return estimate_noise_power(y, operator)
+        for used in set(index.tolist()):
+            estimate[index == used] = noise_power_of(y[index == used], operator[used])
     except ValueError as error:
         raise RecordingError(f"{path} lacks 'noise_power': {error}") from error
+    silent = ~(estimate >= WEAKEST_POWER)
+    if bool(silent.any()):
+        raise RecordingError(
+            f"{path} lacks 'noise_power', and the data have no noise to estimate it from at index "
+            f"{int(silent.nonzero()[0])} ({int(silent.sum())} of {silent.numel()})."
+        )
+    return estimate

@@ -11,16 +11,23 @@ ROOT = Path(__file__).parents[2]
 FORBIDDEN_ROOMS = {"utils", "util", "helpers", "common", "misc", "core", "base"}
 
 
-def tracked(*patterns: str) -> list[Path]:
+def tracked(*patterns: str, root: Path = ROOT) -> list[Path]:
     """Files of the project: what git tracks, or would."""
     listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
-        cwd=ROOT,
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns],
+        cwd=root,
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
-    return [ROOT / name for name in listing.stdout.split() if (ROOT / name).is_file()]
+    names = listing.stdout.split("\0")
+    return [root / name for name in names if (root / name).is_file()]
+
+
+def rooms(root: Path = ROOT) -> set[str]:
+    """Names of modules, and of the folders that they are in, inside the project."""
+    inside = [path.relative_to(root) for path in tracked("*.py", root=root)]
+    return {part.removesuffix(".py") for path in inside for part in path.parts}
 
 
 def readable(path: Path) -> str | None:
@@ -31,8 +38,17 @@ def readable(path: Path) -> str | None:
 
 
 def test_no_room_is_named_for_nothing() -> None:
-    names = {part.removesuffix(".py") for path in tracked("*.py") for part in path.parts}
-    assert not names & FORBIDDEN_ROOMS
+    assert rooms()
+    assert not rooms() & FORBIDDEN_ROOMS
+
+
+def test_rooms_are_those_of_the_project_wherever_it_lies(tmp_path: Path) -> None:
+    clone = tmp_path / "core" / "a clone"
+    (clone / "rooms").mkdir(parents=True)
+    (clone / "rooms" / "two words é.py").touch()
+    subprocess.run(["git", "init", "--quiet"], cwd=clone, check=True)
+    assert tracked(root=clone) == [clone / "rooms" / "two words é.py"]
+    assert rooms(clone) == {"rooms", "two words é"}
 
 
 def test_the_project_speaks_of_itself_alone() -> None:
@@ -66,8 +82,9 @@ def test_conf_names_classes_the_lightning_way() -> None:
 
 
 def test_only_the_doors_know_hydra() -> None:
-    allowed = {ROOT / "train.py", ROOT / "musicnet" / "cli.py"}
-    guilty = []
+    doors = set(tracked("train.py", "musicnet/cli/*.py"))
+    assert len(doors) > 1
+    guilty = set()
     for path in tracked("musicnet/*.py", "callbacks/*.py", "train.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = []
@@ -76,8 +93,9 @@ def test_only_the_doors_know_hydra() -> None:
             elif isinstance(node, ast.ImportFrom):
                 modules = [node.module or ""]
             if any(name.split(".")[0] in {"hydra", "omegaconf"} for name in modules):
-                guilty.append(path)
-    assert set(guilty) <= allowed
+                guilty.add(path)
+    assert guilty
+    assert guilty <= doors
 
 
 def test_user_input_is_never_checked_by_assert() -> None:

@@ -77,6 +77,9 @@ def test_a_run_leaves_what_is_needed_to_know_and_repeat_it(finished_run: Path) -
     rows = map(json.loads, (finished_run / "metrics.jsonl").read_text().splitlines())
     assert {row["run_id"] for row in rows} == {origin.run_id}
     assert json.loads((finished_run / "verdict.json").read_text())["run_id"] == origin.run_id
+    said = (finished_run / "train.log").read_text().splitlines()
+    assert said[-2].startswith("verdict: fail (recall ")
+    assert said[-1].startswith("run: ")
     saved = {path.name for path in (finished_run / "checkpoints").iterdir()}
     assert saved == {"last.ckpt", "best-epoch=001.ckpt"}
 
@@ -177,6 +180,32 @@ def test_the_exit_code_tells_how_it_ended(
     answer = hydra_door(*words)
     assert answer.exit_code == exit_code
     assert (answer.run / "verdict.json").exists()
+
+
+def test_a_run_that_trains_nothing_is_not_taken_for_one_that_has_learned(
+    hydra_door: Callable[..., Any],
+) -> None:
+    assert hydra_door("trainer.max_epochs=0").exit_code == 4
+
+
+def test_a_verdict_stands_though_the_objective_was_never_logged(
+    hydra_door: Callable[..., Any],
+) -> None:
+    words = ("objective.metric=train/los", "callbacks.checkpoint=null")
+    answer = hydra_door(*words, "trainer.max_epochs=1")
+    assert answer.exit_code == 3
+    assert "got 'train/los'. Did you mean 'train/loss'?" in answer.out
+    assert not (answer.run / "checkpoints").exists()  # nobody else saves instead
+
+
+def test_an_objective_that_no_validation_logs_ends_the_run_at_the_first(
+    hydra_door: Callable[..., Any],
+) -> None:
+    answer = hydra_door("objective.metric=val/los", "trainer.num_sanity_val_steps=0")
+    assert answer.exit_code == 1
+    assert "Did you mean 'val/loss'?" in answer.err
+    assert "Epoch 001/" not in answer.out
+    assert answer.run.exists()  # it has trained
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(
@@ -284,6 +313,18 @@ def test_a_recorded_file_is_memorised_by_the_same_experiment(
     tested = lightning("test", "--config", config, "--ckpt_path", ckpt)
     assert tested.exit_code == 0
     assert "test/recall" in tested.out
+
+
+def test_a_recorded_line_is_trained_on_by_the_ula_experiment(
+    hydra_door: Callable[..., Any],
+) -> None:
+    recording = ROOT / "tests" / "data" / "ula_far_24.npz"
+    answer = hydra_door(
+        *("experiment=ula", "data=recorded", f"data.init_args.path={recording}"),
+        *("data.init_args.n_scenes=24", "scene.wavelength_m=1.0", "trainer.max_epochs=1"),
+        "scene.sources.azimuth_deg=[-90, 90]",
+    )
+    assert answer.exit_code == 0
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

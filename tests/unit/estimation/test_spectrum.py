@@ -1,11 +1,8 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from musicnet.estimation.covariance import (
-    estimate_noise_power,
     forward_backward,
     sample_covariance,
     whitened_blocks,
@@ -158,26 +155,6 @@ def test_eigenvalues_look_at_both_triangles():
 def test_more_sources_than_sensors_are_refused(n_sources):
     with pytest.raises(ValueError, match=f"got n_sources={n_sources}, n_sensors=8"):
         noise_subspace(exact_covariance([0.0]), n_sources)
-
-
-def test_noise_power_of_tall_operators_is_unbiased():
-    generator = torch.Generator().manual_seed(0)
-    operator = torch.randn(200, 1, 40, 10, generator=generator, dtype=torch.complex64)
-    field = 30 * torch.randn(200, 1, 10, generator=generator, dtype=torch.complex64)
-    noise = math.sqrt(2.5) * torch.randn(200, 1, 40, generator=generator, dtype=torch.complex64)
-    y = (operator @ field[..., None])[..., 0] + noise
-    assert estimate_noise_power(y, operator).mean().item() == pytest.approx(2.5, rel=0.03)
-
-
-def test_noise_power_of_many_snapshots_is_close():
-    y = math.sqrt(2.5) * random_snapshots(20, 5000, 8)
-    operator = torch.eye(8, dtype=y.dtype).expand(20, 1, 8, 8)
-    assert estimate_noise_power(y, operator).mean().item() == pytest.approx(2.5, rel=0.1)
-
-
-def test_noise_power_of_one_snapshot_is_refused():
-    with pytest.raises(ValueError, match="got 8 rows for 8 elements and 1 block"):
-        estimate_noise_power(random_snapshots(1, 8), torch.eye(8, dtype=torch.complex128)[None])
 
 
 def test_cells_beyond_the_unit_disc_are_brought_to_its_edge():

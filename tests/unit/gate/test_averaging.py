@@ -108,6 +108,7 @@ def test_a_module_without_an_average_says_so(regressor: Any) -> None:
         ({"decay": math.nan}, "got nan"),
         ({"rate_factor": 0.0}, "got 0.0"),
         ({"every_steps": 0}, "got 0"),
+        ({"every_steps": 1.5}, "got 1.5"),
         ({"annealing_steps": -1}, "got -1"),
     ],
 )

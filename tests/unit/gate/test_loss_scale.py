@@ -178,3 +178,13 @@ def test_the_scaler_of_the_trainer_is_itself_again_after_an_attempt() -> None:
     StepGate().attempt(layer, SGD(layer.parameters(), lr=0.1), scaler=scaler)
     assert "update" not in vars(scaler)
     assert "unscale_" not in vars(scaler)
+
+
+def test_an_overflow_that_no_optimizer_holds_lowers_the_scale() -> None:
+    layer, outside = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    scaler = GradScaler("cpu", init_scale=4.0)
+    scaler.scale(layer(torch.ones(1, 1)).sum()).backward()
+    outside.weight.grad = torch.full((1, 1), torch.inf)
+    module = nn.ModuleList([layer, outside])
+    report = StepGate().attempt(module, SGD(layer.parameters(), lr=0.1), scaler=scaler)
+    assert (report.reason, report.scale_after) == ("nonfinite", 2.0)

@@ -82,6 +82,13 @@ def test_a_warm_up_longer_than_the_run_is_told() -> None:
         Schedule(warmup_steps=500).total(PlannedTrainer(120, 1), accumulate=1)
 
 
+@pytest.mark.parametrize(("total", "share"), [(1, "1%"), (1200, "98%")])
+def test_a_length_that_is_not_that_of_the_run_is_told(total: int, share: str) -> None:
+    schedule = Schedule(total_steps=total, warmup_steps=0)
+    with pytest.warns(UserWarning, match=f"total_steps={total} and the run makes 120.* {share}"):
+        assert schedule.total(PlannedTrainer(120, 1), accumulate=1) == total
+
+
 @pytest.mark.parametrize(
     ("settings", "got"),
     [
@@ -89,6 +96,7 @@ def test_a_warm_up_longer_than_the_run_is_told() -> None:
         ({"warmup_floor": math.nan}, "got nan"),
         ({"final_factor": 1.5}, "got 1.5"),
         ({"total_steps": 0}, "got 0"),
+        ({"warmup_steps": 1.5}, "got 1.5"),
         ({"warmup_divisor": 0}, "got 0"),
         ({"shape": "linear"}, "got 'linear'"),
     ],

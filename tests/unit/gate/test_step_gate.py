@@ -293,9 +293,12 @@ def test_counters_survive_a_checkpoint_as_plain_data(tmp_path: Any) -> None:
     [
         ({"max_norm": 0.0}, "got 0.0"),
         ({"max_norm": math.nan}, "got nan"),
+        ({"max_norm": True}, "got True"),
         ({"zero": "stop"}, "got 'stop'"),
         ({"nonfinite": "ignore"}, "got 'ignore'"),
         ({"max_consecutive_skips": 0}, "got 0"),
+        ({"max_consecutive_skips": math.nan}, "got nan"),
+        ({"max_consecutive_skips": 1.5}, "got 1.5"),
         ({"norm_rtol": math.inf}, "got inf"),
         ({"group_norms_every": -1}, "got -1"),
     ],
@@ -304,6 +307,55 @@ def test_counters_survive_a_checkpoint_as_plain_data(tmp_path: Any) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], got: str) -> None:
     with pytest.raises(ValueError, match=got):
         StepGate(**settings)
+
+
+def test_optimizers_may_come_one_by_one_and_must_come() -> None:
+    module = with_gradients(torch.tensor([3.0]), torch.tensor([4.0]))
+    report = StepGate().attempt(module, (SGD([p], lr=0.1) for p in module))
+    assert (report.stepped, report.norm) == (True, 5)
+    with pytest.raises(ValueError, match="needs an optimiser: got none"):
+        StepGate().attempt(module, [])
+
+
+def test_a_broken_gradient_that_no_optimizer_holds_vetoes_and_is_cleared() -> None:
+    module = with_gradients(torch.tensor([3.0]), torch.tensor([math.nan]))
+    gate, optimizer = StepGate(), SGD([module[0]], lr=0.1)
+    report = gate.attempt(module, optimizer)
+    assert (report.stepped, report.reason, math.isnan(report.norm)) == (False, "nonfinite", True)
+    assert [p.item() for p in module] == [1, 1]
+    assert module[1].grad is None
+    module[0].grad = torch.tensor([3.0])
+    assert gate.attempt(module, optimizer).stepped
+
+
+def test_a_fine_gradient_that_no_optimizer_holds_is_no_part_of_the_norm() -> None:
+    module = with_gradients(torch.tensor([3.0]), torch.tensor([4.0]))
+    assert StepGate().attempt(module, SGD([module[0]], lr=0.1)).norm == 3
+
+
+def test_a_parameter_that_comes_into_an_optimizer_late_counts_from_then_on() -> None:
+    module = with_gradients(torch.tensor([3.0]), torch.tensor([4.0]))
+    gate, optimizer = StepGate(), SGD([module[0]], lr=0.1)
+    assert gate.attempt(module, optimizer).norm == 3
+    optimizer.add_param_group({"params": [module[1]]})
+    assert gate.attempt(module, optimizer).norm == 5
+
+
+def test_the_other_player_of_a_gan_is_no_stray() -> None:
+    module = with_gradients(torch.tensor([3.0]), torch.tensor([4.0]))
+    gate, players = StepGate(), [SGD([p], lr=0.1) for p in module]
+    assert [gate.attempt(module, player).norm for player in players] == [3, 4]
+    module[1].grad = torch.tensor([math.nan])
+    assert gate.attempt(module, players[0]).stepped
+    assert module[1].grad is not None
+
+
+def test_a_gate_that_knows_modules_can_be_copied_and_pickled() -> None:
+    module = with_gradients(torch.tensor([3.0]))
+    gate = StepGate()
+    gate.attempt(module, SGD(module.parameters(), lr=0.1))
+    for other in (copy.deepcopy(gate), pickle.loads(pickle.dumps(gate))):
+        assert other.state_dict() == gate.state_dict()
 
 
 def lbfgs_on_a_bowl() -> tuple[nn.ParameterList, torch.optim.LBFGS]:

@@ -1,5 +1,6 @@
 """What batches hold: drawn scenes, and scenes of a file."""
 
+from ast import literal_eval
 from dataclasses import replace
 
 import pytest
@@ -163,18 +164,74 @@ def test_the_first_scenes_of_a_recording_can_be_taken(recorded):
     assert sorted(scene for group in groups for scene in group) == list(range(9))
 
 
+@pytest.mark.parametrize(("batch_size", "sizes"), [(9, [6, 7, 7]), (18, [10, 10]), (20, [20])])
+def test_no_batch_of_a_recording_is_left_small(recorded, batch_size, sizes):
+    """Packing whole operators would leave one of 2 scenes for a batch size of 18."""
+    plan = recorded(batch_size=batch_size).plan("train")
+    assert sorted(sum(map(len, entry)) for entry in plan) == sizes
+
+
 def test_a_recording_of_another_scene_is_refused(recorded, surface_scene, line_scene):
-    with pytest.raises(ValueError, match="got field=near, the scene has far"):
+    with pytest.raises(ValueError, match=r"got field=near, the scene has far.*range_m=\[0.5,5\]"):
         recorded(scene=line_scene)
     longer = replace(surface_scene.surface, n_codes=7)
-    with pytest.raises(ValueError, match="got rows=24, the scene has 28"):
+    with pytest.raises(ValueError, match=r"got rows=24, the scene has 28\. Choose the scene"):
         recorded(scene=replace(surface_scene, surface=longer))
     with pytest.raises(ValueError, match="got elements=16, the scene has 20"):
         recorded(scene=replace(surface_scene, array=ArrayGeometry(5, 4)))
-    with pytest.raises(ValueError, match=r"got wavelength=0.3 m \(scene 0.6 m\)"):
-        recorded(scene=replace(surface_scene, wavelength_m=0.6))
-    with pytest.raises(ValueError, match=r"sources\.n_max=1 sources a scene: got 2"):
-        recorded(scene=replace(surface_scene, sources=replace(surface_scene.sources, n_max=1)))
+    with pytest.raises(ValueError, match="got element_positions=up to 1 wavelengths off"):
+        recorded(scene=replace(surface_scene, array=ArrayGeometry(8, 2)))
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        {"n_max": 1},
+        {"azimuth_deg": (-30.0, 30.0)},
+        {"elevation_deg": (-30.0, 31.0), "range_m": (0.5, 9.0)},
+    ],
+)
+def test_the_keys_that_a_refusal_names_make_the_recording_fit(recorded, surface_scene, law):
+    other = replace(surface_scene, sources=replace(surface_scene.sources, **law), wavelength_m=0.6)
+    with pytest.raises(ValueError, match=r"wavelength_m=0\.3, the scene has 0\.6.* Set ") as caught:
+        recorded(scene=other)
+    settings = dict(one.split("=") for one in str(caught.value).split(" Set ")[1][:-1].split(" "))
+    assert settings.pop("scene.wavelength_m") == "0.3"
+    assert set(settings) == {f"scene.sources.{name}" for name in law}
+    values = {key.rpartition(".")[2]: literal_eval(value) for key, value in settings.items()}
+    mended = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in values.items()}
+    sources = replace(other.sources, **mended)
+    assert recorded(scene=replace(other, sources=sources, wavelength_m=0.3)).recording
+
+
+def test_bounds_may_be_rounded(recorded, recording):
+    narrow = tuple(torch.tensor([-59.99999, 60.00001]).tolist())
+    assert recorded(recording=replace(recording, azimuth_deg=narrow)).recording
+
+
+def test_another_region_is_taken_with_a_warning_where_sources_are_not_known(recorded, recording):
+    unlabelled = replace(recording, truth=None, azimuth_deg=(-45.0, 80.0))
+    with pytest.warns(UserWarning, match=r"azimuth_deg=\[-45,80\], the scene has \[-60,60\]"):
+        assert recorded(recording=unlabelled).recording.truth is None
+
+
+def test_a_source_outside_the_region_is_refused_by_number(recorded, recording):
+    parameters = recording.truth.parameters.clone()
+    parameters[7, 0] = torch.tensor([0.95, 0.0, 1.0])
+    with pytest.raises(ValueError, match=r"truth_xyz is outside .*azimuth_deg .* index \(7, 0\)"):
+        recorded(
+            recording=replace(recording, truth=replace(recording.truth, parameters=parameters))
+        )
+
+
+def test_labels_without_any_source_are_refused(recorded, recording):
+    nothing = replace(
+        recording.truth,
+        parameters=torch.full_like(recording.truth.parameters, torch.nan),
+        resolved=torch.zeros_like(recording.truth.resolved),
+    )
+    with pytest.raises(ValueError, match=r"truth_xyz must name a source .* got none in 20 scenes"):
+        recorded(recording=replace(recording, truth=nothing))
 
 
 def test_more_scenes_than_a_recording_has_are_refused(recorded):

@@ -115,6 +115,21 @@ def test_offsets_of_a_fixed_coordinate_do_not_count():
     assert offset_loss(offsets, targets).item() == pytest.approx(0.5)
 
 
+def test_a_step_copies_nothing_from_the_host(grid, monkeypatch):
+    """A tensor made of Python numbers would make the device wait, in every step."""
+    spectrum, truth = spectrum_like(grid), sources_at(grid, (1.2, 2.4, 0.7), (0.0, 4.0, 3.0))
+    with torch.inference_mode():  # as in the validation before the first step
+        first = loss_terms(spectrum, truth, grid)
+
+    def refuse(*_args, **_options):
+        raise AssertionError("a tensor was made of Python numbers")
+
+    monkeypatch.setattr(torch, "tensor", refuse)
+    again = loss_terms(spectrum, truth, grid)
+    sum(again.values()).backward()
+    assert again["offsets"].item() == first["offsets"].item()
+
+
 def test_the_order_of_sources_does_not_matter(grid):
     spectrum = spectrum_like(grid)
     one = loss_terms(spectrum, sources_at(grid, (1.2, 2.4, 0.7), (0.0, 4.0, 3.0)), grid)

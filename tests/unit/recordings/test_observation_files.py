@@ -115,6 +115,31 @@ def test_missing_noise_power_is_estimated(tmp_path):
     assert recording.noise_power.mean().item() == pytest.approx(1.0, abs=0.06)
 
 
+@pytest.mark.parametrize("path", [FAR_LINE, NEAR_LINE], ids=lambda p: p.stem)
+def test_missing_noise_power_of_a_line_is_estimated(path, tmp_path):
+    known = loaded("noise_power", path)
+    found = read_observations(with_changes(tmp_path, path, noise_power=None)).noise_power
+    assert (found.numpy() / known).mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_an_estimated_noise_power_is_that_of_the_scene_and_its_operator(tmp_path):
+    louder = np.where(np.arange(48) % 3 == 0, 4.0, 1.0).astype(np.float32)
+    path = with_changes(tmp_path, y=loaded("y") * louder[:, None, None], noise_power=None)
+    found = read_observations(path).noise_power
+    assert found[::3].mean().item() == pytest.approx(16.0, rel=0.1)
+    assert found[1::3].mean().item() == pytest.approx(1.0, rel=0.1)
+
+
+def test_data_without_noise_need_its_power(tmp_path):
+    y = loaded("y", FAR_LINE)
+    y[3] = 1.0  # a source in front and nothing else
+    y[3, 1:] = 0.0
+    with pytest.raises(
+        RecordingError, match=r"lacks 'noise_power'.* no noise .* index 3 \(1 of 24"
+    ):
+        read_observations(with_changes(tmp_path, FAR_LINE, y=y, noise_power=None))
+
+
 def test_missing_truth_is_none(tmp_path):
     assert read_observations(with_changes(tmp_path, truth_xyz=None)).truth is None
 
@@ -164,6 +189,26 @@ BAD = {
     "two blocks": ({"operator": np.ones((2, 2, 128, 64), np.complex64)}, "operator has 2 blocks"),
     "NaN": (poisoned("y", (7, 0, 3), np.nan), r"y is not finite at index \(7, 0, 3\)"),
     "Inf": (poisoned("y", (7, 0, 3), np.inf), r"y is not finite at index \(7, 0, 3\)"),
+    "mute operator": (poisoned("operator", 1, 0), r"operator is zero as a whole at index \(1, 0\)"),
+    "faint operator": (poisoned("operator", 1, 1e-30), r"operator is outside \[1e-30, 1e\+30\] in"),
+    "faint scene": (poisoned("y", 9, 1e-30), r"y is outside \[1e-30, .* scale it.* index 9 "),
+    "loud scene": (poisoned("y", (9, 0, 3), 1e30), r"y is outside \[1e-30, .* index 9 "),
+    "faint noise": (
+        {"noise_power": np.where(np.arange(48) == 5, 1e-60, 1.0)},
+        r"noise_power is outside \[1e-30, .* index 5 ",
+    ),
+    "label left": (
+        poisoned("truth_xyz", (2, 0), (2, 0, 1)),
+        r"azimuth_deg \(-60, 60\) at index \(2",
+    ),
+    "label above": (
+        poisoned("truth_xyz", (2, 0), (0, 2, 1)),
+        r"elevation_deg \(-30, 30\) at index",
+    ),
+    "label afar": (
+        poisoned("truth_xyz", (2, 0), (0, 0, 6)),
+        r"range_m \(0\.5, 5\) at index \(2, 0",
+    ),
     "NaN operator": (poisoned("operator", (1, 0, 2, 3), np.nan), "operator is not finite"),
     "overflow": ({"y": np.full((48, 1, 128), 1e300 + 0j)}, "y is not finite"),
     "silent scene": (poisoned("y", 9, 0), "y is silent.* index 9 "),
@@ -174,6 +219,8 @@ BAD = {
     "label at zero": (poisoned("truth_xyz", (2, 0), (0, 0, 0)), r"at the array's centre"),
     "field": ({"field": np.array("middle")}, "field is 'middle'"),
     "wavelength": ({"wavelength": np.array(-1.0)}, "wavelength is -1.0"),
+    "tiny wavelength": ({"wavelength": np.array(1e-320)}, "wavelength is 1e-320, want metres from"),
+    "endless wavelength": ({"wavelength": np.array(np.inf)}, "wavelength is inf, want metres from"),
     "degrees": ({"azimuth_deg": np.array([-600.0, 60.0])}, r"azimuth_deg is \(-600.0, 60.0\)"),
     "descending": ({"elevation_deg": np.array([9.0, -9.0])}, r"elevation_deg is \(9.0, -9.0\)"),
     "NaN bound": ({"azimuth_deg": np.array([np.nan, 60.0])}, "azimuth_deg is"),
