@@ -1,0 +1,1 @@
+"""Several sources from what an array or a surface hears, and training that cannot fail silently."""
