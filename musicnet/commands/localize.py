@@ -6,6 +6,7 @@ are not looked at, but for the number of sources where ``--n-sources truth`` ask
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
@@ -45,12 +46,12 @@ def run(argv: Sequence[str]) -> int:
     """
     try:
         arguments = _parser().parse_args(argv)
+        _check_output(arguments.file, arguments.output)
         with warnings.catch_warnings(record=True) as noticed:
             warnings.simplefilter("always")
             recording = read_observations(arguments.file)
         for notice in noticed:
             sys.stderr.write(f"warning: {notice.message}\n")
-        _check_output(arguments.file, arguments.output)
         tree = positions(recording, arguments.method, arguments.n_sources)
         _write(tree, arguments.output)
     except (OSError, ValueError) as error:
@@ -166,8 +167,17 @@ def _number(value: Tensor) -> float | None:
 
 
 def _check_output(file: Path, output: Path | None) -> None:
-    if output is not None and output.exists() and output.samefile(file):
+    """Finds out before the work, not after it, where the answer cannot go."""
+    if output is None:
+        return
+    if output.is_dir():
+        raise ValueError(f"--output must name a file: got the folder '{output}'.")
+    if output.exists() and file.exists() and output.samefile(file):
         raise ValueError(f"--output must not be the recording itself: got {output} for both.")
+    # folders that are missing are made; one above them is there
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"--output must lie in a folder that can be written: got '{output}'.")
 
 
 def _write(tree: dict[str, Any], output: Path | None) -> None:
@@ -182,7 +192,9 @@ def _write(tree: dict[str, Any], output: Path | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(
         prog="python -m musicnet localize",
-        description="Positions with error bars from recorded snapshots.",
+        description="Positions with error bars from recorded snapshots. The file's sector is "
+        "searched as the smallest box in (u, v, 1/r) around it: answers may lie outside the sector "
+        "in azimuth, where the box is wider.",
         allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, help="observations (musicnet.observations/1, .npz)")

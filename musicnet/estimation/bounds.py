@@ -21,6 +21,9 @@ from musicnet.coordinates import depth_cosine, xyz_jacobian
 from musicnet.scene.steering import steering_derivatives
 from musicnet.shapes import Operator, Parameters, Positions
 
+# of the scaled information: rounding leaves no more digits
+_SMALLEST_EIGENVALUE = 1e-12
+
 
 @dataclass(frozen=True)
 class ElementErrors:
@@ -127,18 +130,25 @@ def own_blocks(
         active: which of (u, v, rho) are unknowns.
 
     Returns:
-        Covariance of (u, v, rho) of each source: 0 where known, NaN where there is no source.
+        Covariance of (u, v, rho) of each source: 0 where known, infinite where without effect, NaN
+        where there is no source.
     """
     searched = _searched(active)
     unknowns = (present.shape[-1], len(searched))
     there = present.repeat_interleave(len(searched), dim=-1)
     # unknowns have different units: a unit diagonal keeps the inverse well conditioned
     diagonal = information.diagonal(dim1=-2, dim2=-1)
-    scale = torch.where(there, diagonal, 1.0).rsqrt()
+    blind = there & (diagonal <= 0)  # a coordinate without effect
+    empty = ~there | blind
+    scale = torch.where(empty, 1.0, diagonal).rsqrt()
     scale = scale[..., :, None] * scale[..., None, :]
-    bad = ~(information * scale).isfinite().all(-1).all(-1)
-    scaled = (information * scale).masked_fill(bad[..., None, None], 0.0)
-    covariance: Tensor = torch.linalg.pinv(scaled, hermitian=True) * scale
+    scaled = (information * scale).masked_fill(empty[..., :, None] | empty[..., None, :], 0.0)
+    bad = ~scaled.isfinite().all(-1).all(-1)
+    scaled = scaled.masked_fill(bad[..., None, None], 0.0)
+    values, vectors = torch.linalg.eigh(scaled + torch.diag_embed(empty.to(scaled.dtype)))
+    # what cannot be told at all has a huge variance, not none
+    covariance = (vectors / values.clamp_min(_SMALLEST_EIGENVALUE)[..., None, :]) @ vectors.mT
+    covariance = covariance * scale + torch.diag_embed(torch.where(blind, torch.inf, 0.0))
     blocks = covariance.reshape(*covariance.shape[:-2], *unknowns, *unknowns)
     own = blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)  # (..., source, searched, searched)
     bound: Tensor = own.new_zeros((*own.shape[:-2], 3, 3))

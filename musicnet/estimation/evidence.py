@@ -11,7 +11,9 @@ with c_K the cost, n = Q T amplitudes per source, :math:`\gamma_k` their mean po
 information on the positions, V the widths of the region, :math:`\Lambda` the width of the prior of
 log power; K! counts the orders of the same sources. A source that explains the power x, in units
 of noise, gains :math:`x - n (1 + \log(x / n))` by its amplitudes: what noise would explain is taken
-off. No covariance of full rank is needed, so that coherent sources count like any others.
+off. Below x = n, where the stated noise power must be too high, that would rise again; so gamma_k
+is at least what noise alone lends an amplitude, and such a source loses. No covariance of full rank
+is needed, so that coherent sources count like any others.
 
 An unknown noise power is integrated out under Jeffreys' prior: with n_f = all numbers less K n,
 :math:`-c_K / \sigma^2` becomes :math:`\log\Gamma(n_f) - n_f \log c_K`.
@@ -99,8 +101,10 @@ def log_evidence(
     noise_power = problem.noise_power.double()
     if not is_noise_known:
         noise_power = (cost + problem.unexplained) / n_free
-    volume = explain(problem, found.parameters, present).log_volume.double()
-    amplitudes = problem.n_snapshots * volume + _log_power(around.amplitudes, present, n_amplitudes)
+    explained = explain(problem, found.parameters, present)
+    least = explained.amplitude_spread * noise_power[..., None]
+    amplitudes = problem.n_snapshots * explained.log_volume.double()
+    amplitudes = amplitudes + _log_power(around.amplitudes, present, n_amplitudes, least)
     if is_noise_known:  # otherwise n_free has it
         amplitudes = amplitudes - n_amplitudes * n_sources * noise_power.log()
     powers = n_sources * (0.5 * math.log(n_amplitudes / (2.0 * math.pi)) + math.log(_POWER_SPREAD))
@@ -126,10 +130,11 @@ def _log_power(
     amplitudes: Complex[Tensor, "channel scene blocks source snapshot"],
     present: Tensor,
     n_amplitudes: int,
+    least: Float[Tensor, "channel scene source"],
 ) -> Float[Tensor, "channel scene"]:
-    """Sum of n log (e gamma) over the sources that are there."""
+    """Sum of n log (e gamma) over the sources that are there, gamma at least what noise lends."""
     power = torch.view_as_real(amplitudes).square().sum((2, 4, 5)).double() / n_amplitudes
-    per_source = n_amplitudes * (power.clamp_min(_TINY).log() + 1.0)
+    per_source = n_amplitudes * (torch.maximum(power, least).clamp_min(_TINY).log() + 1.0)
     return per_source.masked_fill(~present, 0.0).sum(-1)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Complex, Float, Int, Shaped
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from musicnet.shapes import Covariance
 
@@ -120,6 +121,86 @@ def hermitian_eigen(
     return values, vectors
 
 
+def general_eigen(
+    matrix: Complex[Tensor, "*batch row row"],
+) -> tuple[Complex[Tensor, "*batch row"], Complex[Tensor, "*batch row row"]]:
+    """Eigenvalues and right eigenvectors of any matrices.
+
+    Where eigenvalues meet in a matrix that has no full set of eigenvectors, gradients do not
+    exist: such a matrix gets zeros, and the others of its batch keep theirs.
+
+    Args:
+        matrix: finite; of any symmetry.
+
+    Returns:
+        Eigenvalues in no order; eigenvectors in columns, each with a phase of no meaning.
+    """
+    values, vectors = _GeneralEigen.apply(matrix)  # type: ignore[no-untyped-call]
+    return values, vectors
+
+
+class _GeneralEigen(torch.autograd.Function):
+    """The general eigensolver with the gradient of each matrix apart from the others'."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eig(matrix)
+        ctx.save_for_backward(values, vectors)
+        return values, vectors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        values, vectors = ctx.saved_tensors
+        by_value, by_vector = gradients
+        gaps = (values[..., None, :] - values[..., :, None]).conj()
+        inner = vectors.mH @ by_vector
+        # eigenvectors have unit length, which takes out what would stretch them
+        stretch = inner.diagonal(dim1=-2, dim2=-1).real
+        inner = inner - (vectors.mH @ vectors) * stretch[..., None, :]
+        apart = gaps != 0
+        inner = (inner / gaps.where(apart, torch.ones_like(gaps))) * apart
+        inner = inner + torch.diag_embed(by_value - inner.diagonal(dim1=-2, dim2=-1))
+        gradient: Tensor = torch.linalg.solve_ex(vectors.mH, inner).result @ vectors.mH
+        finite = torch.isfinite(gradient).all(-1).all(-1)
+        return gradient.where(finite[..., None, None], torch.zeros_like(gradient))
+
+
+def isolate_gradients(matrix: Covariance) -> Covariance:
+    """The same matrices; a gradient that does not exist becomes zero, scene by scene.
+
+    Args:
+        matrix: what an estimator starts from.
+
+    Returns:
+        The matrices. Directions of an identity, or of nothing, have no gradient, and the NaN of
+        such a scene would reach the weights that it shares with all others.
+
+    Example:
+        >>> matrix = torch.zeros(1, 1, dtype=torch.complex64, requires_grad=True)
+        >>> isolate_gradients(matrix).sqrt().abs().sum().backward()
+        >>> matrix.grad.abs().item()
+        0.0
+    """
+    isolated: Tensor = _IsolatedGradients.apply(matrix)  # type: ignore[no-untyped-call]
+    return isolated
+
+
+class _IsolatedGradients(torch.autograd.Function):
+    """Zeros for the gradients of scenes in which one is not finite."""
+
+    @staticmethod
+    def forward(_ctx: Any, matrix: Tensor) -> Tensor:
+        return matrix.view_as(matrix)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        finite = torch.isfinite(gradient).all(-1).all(-1)
+        return gradient.where(finite[..., None, None], torch.zeros_like(gradient))
+
+
 class _HermitianEigen(torch.autograd.Function):
     """The eigensolver with its gradient broadened."""
 
@@ -136,6 +217,7 @@ class _HermitianEigen(torch.autograd.Function):
         )
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         values, vectors, finite = ctx.saved_tensors
         by_value, by_vector = gradients

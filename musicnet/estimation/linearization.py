@@ -29,18 +29,31 @@ class Explanation:
         basis: orthonormal lines that span the signatures; 0 for empty slots.
         amplitudes: s, of each (compressed) snapshot; 0 for empty slots.
         residual: what is left of y.
-        log_volume: log det of B_q^H B_q over the slots that hold a source, summed over q.
+        factor: lower Cholesky factor of B_q^H B_q, with a one for empty slots.
     """
 
     basis: Complex[Tensor, "channel scene blocks source row"]
     amplitudes: Complex[Tensor, "channel scene blocks source snapshot"]
     residual: Complex[Tensor, "channel scene blocks snapshot row"]
-    log_volume: Float[Tensor, "channel scene"]
+    factor: Complex[Tensor, "channel scene blocks source source"]
 
     @property
     def cost(self) -> Float[Tensor, "channel scene"]:
         """Power that is left."""
         return _power(self.residual)
+
+    @property
+    def log_volume(self) -> Float[Tensor, "channel scene"]:
+        """Log det of B_q^H B_q over the slots that hold a source, summed over q."""
+        volume = 2.0 * self.factor.diagonal(dim1=-2, dim2=-1).real.log()
+        return volume.sum((-2, -1))
+
+    @property
+    def amplitude_spread(self) -> Float[Tensor, "channel scene source"]:
+        """Variance of each amplitude for unit noise power, the mean over blocks."""
+        identity = torch.eye(self.factor.shape[-1]).to(self.factor).expand_as(self.factor)
+        inverse = torch.linalg.solve_triangular(self.factor, identity, upper=False)
+        return torch.view_as_real(inverse).square().sum((-3, -1)).mean(2)
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,7 @@ def explain(
     amplitudes = torch.cholesky_solve(lines.conj() @ problem.y.mT, factor)
     residual = problem.y - amplitudes.mT @ lines
     basis = torch.linalg.solve_triangular(factor.conj(), lines, upper=False)
-    volume = 2.0 * factor.diagonal(dim1=-2, dim2=-1).real.log()
-    return Explanation(basis, amplitudes, residual, volume.sum((-2, -1)))
+    return Explanation(basis, amplitudes, residual, factor)
 
 
 def linearize(

@@ -49,7 +49,7 @@ def minimum_description_length(
         Sources per scene, at most one fewer than rows and than snapshots.
 
     Source: Wax & Kailath (1985), IEEE Transactions on ASSP 33(2); Xu, Roy & Kailath (1994), IEEE
-    Transactions on Signal Processing 42(10), for forward-backward averages.
+    Transactions on Signal Processing 42(1), for forward-backward averages.
 
     Example:
         >>> minimum_description_length(torch.tensor([1.0, 1.0, 8.0, 9.0]), n_snapshots=100).item()

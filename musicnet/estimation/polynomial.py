@@ -20,9 +20,10 @@ from musicnet.estimation.hermitian import (
     check_covariance,
     check_n_sources,
     hermitian_eigen,
+    isolate_gradients,
     source_slots,
 )
-from musicnet.estimation.rotation import line_sources
+from musicnet.estimation.rotation import check_spacing, line_sources
 from musicnet.scene.sources import SearchRegion, Sources
 from musicnet.shapes import Covariance
 
@@ -51,7 +52,8 @@ def root_music(
         (u, 0, 0) per source, nearest root first; as many slots as the scene with most sources.
 
     Raises:
-        ValueError: as many sources as sensors, or no covariance.
+        ValueError: as many sources as sensors, no covariance, or a region so wide that the phase
+            of a step does not say where in it.
 
     Source: Barabell (1983), ICASSP, on Schmidt's noise subspace.
 
@@ -63,7 +65,8 @@ def root_music(
     check_covariance(covariance)
     n_sensors = covariance.shape[-1]
     check_n_sources(n_sources, n_sensors, n_sensors - 1, "Root-MUSIC")
-    values, vectors = hermitian_eigen(covariance)
+    check_spacing(spacing_wavelengths, region)
+    values, vectors = hermitian_eigen(isolate_gradients(covariance))
     n_slots, present = source_slots(n_sources, values[..., 0])
     signal = vectors[..., n_sensors - n_slots :].flip(-1) * present[..., None, :]
     identity = torch.eye(n_sensors, dtype=covariance.dtype, device=covariance.device)
@@ -122,8 +125,10 @@ def inner_roots(
                 break
     # implicit function: dz = -df(z) / f'(z), with everything else held
     value, slope = _value_and_slope(coefficients, roots)
-    step = value / slope.detach()
-    step = step.where(_is_finite(step) & (step.abs() < 1e-3), torch.zeros_like(step))
+    slope = slope.detach()
+    moves = _is_finite(slope) & (value.detach().abs() < 1e-3 * slope.abs())
+    # where a root does not move nothing is divided by: 0 * inf would spoil the gradient
+    step = (value / slope.where(moves, torch.ones_like(slope))) * moves
     # what is not finite never moved, and its starting points must not pass for roots
     spoilt = ~_is_finite(coefficients).all(-1, keepdim=True)
     return (roots - step).masked_fill(spoilt, torch.nan)

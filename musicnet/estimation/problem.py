@@ -240,4 +240,5 @@ def _triangle(matrix: Complex[Tensor, "*batch line row"]) -> Complex[Tensor, "*b
     # noise-free data have fewer dimensions than rows
     loading = (1e-14 * power).clamp_min(1e-200)[..., None].expand(gram.shape[:-1])
     factor: Tensor = torch.linalg.cholesky_ex(gram + torch.diag_embed(loading)).L
-    return factor.mH
+    # some solvers take no lazy conjugate, which double precision would leave
+    return factor.mH.resolve_conj()

@@ -53,14 +53,14 @@ def refine(
     """
     low, high = problem.box.unbind(0)
     limit = _STEP_LIMIT * problem.resolution[list(problem.active)]
-    here = parameters.clamp(low, high)
+    here = problem.region.onto_disc(parameters.clamp(low, high))
     now = linearize(problem, here, present)
     damping = torch.full_like(now.cost, _FIRST_DAMPING)
     for _ in range(n_iterations):
         step = _step(problem, here, now, present, damping).clamp(-limit, limit)
         there = here.clone()
         there[..., list(problem.active)] += step
-        there = there.clamp(low, high)
+        there = problem.region.onto_disc(there.clamp(low, high))
         then = linearize(problem, there, present)
         better = then.cost < now.cost
         here = torch.where(better[..., None, None], there, here)

@@ -15,7 +15,9 @@ from torch import Tensor
 from musicnet.estimation.hermitian import (
     check_covariance,
     check_n_sources,
+    general_eigen,
     hermitian_eigen,
+    isolate_gradients,
     source_slots,
 )
 from musicnet.scene.sources import SearchRegion, Sources
@@ -24,6 +26,7 @@ from musicnet.shapes import Covariance
 Fit = Literal["total", "least"]
 
 _PAIRING_WEIGHT = 0.9 * complex(math.cos(1.0), math.sin(1.0))
+_SLACK = 1e-3  # of half a wavelength, measured from positions in single precision
 _STAND_IN = 4.0  # of absent sources; beyond every eigenvalue of two orthonormal halves
 
 
@@ -44,10 +47,11 @@ def esprit(
         fit: "total" least squares takes both subarrays for noisy, "least" squares the second only.
 
     Returns:
-        (u, 0, 0) per source; as many slots as the scene with most sources.
+        (u, 0, 0) per source, in the order of u; as many slots as the scene with most sources.
 
     Raises:
-        ValueError: as many sources as sensors, or no covariance.
+        ValueError: as many sources as sensors, no covariance, or a region so wide that the phase
+            of a step does not say where in it.
 
     Source: Roy & Kailath (1989), IEEE Transactions on ASSP 37(7).
 
@@ -60,12 +64,14 @@ def esprit(
     _check_fit(fit)
     n_sensors = covariance.shape[-1]
     check_n_sources(n_sources, n_sensors, n_sensors - 1, "ESPRIT")
+    check_spacing(spacing_wavelengths, region)
     signal, present = _signal_subspace(covariance, n_sources)
     turn = _rotation(signal[..., :-1, :], signal[..., 1:, :], present, fit)
     safe, finite = _without_nan(turn)
-    phasors: Tensor = torch.linalg.eigvals(safe)
+    phasors = general_eigen(safe)[0]
     phasors = _largest_first(phasors, phasors.abs(), finite)
-    return line_sources(phasors, present, spacing_wavelengths, region, covariance.real.dtype)
+    found = line_sources(phasors, present, spacing_wavelengths, region, covariance.real.dtype)
+    return _in_order(found)
 
 
 def esprit_rectangle(
@@ -92,10 +98,11 @@ def esprit_rectangle(
         fit: see `esprit`.
 
     Returns:
-        (u, v, 0) per source; as many slots as the scene with most sources.
+        (u, v, 0) per source, in the order of u; as many slots as the scene with most sources.
 
     Raises:
-        ValueError: too many sources, no covariance, or one of another array.
+        ValueError: too many sources, no covariance, one of another array, or a region so wide
+            that the phase of a step does not say where in it.
 
     Source: Rouquette & Najim (2001), IEEE Transactions on Signal Processing 49(1), for pairing by
     a mixture.
@@ -110,6 +117,7 @@ def esprit_rectangle(
         )
     highest = min((n_horizontal - 1) * n_vertical, n_horizontal * (n_vertical - 1))
     check_n_sources(n_sources, covariance.shape[-1], highest, "ESPRIT")
+    check_spacing(spacing_wavelengths, region, axes="uv")
     signal, present = _signal_subspace(covariance, n_sources)
     size = (n_vertical, n_horizontal, signal.shape[-1])
     grid = signal.reshape(*signal.shape[:-2], *size)  # (..., y, x, source)
@@ -118,13 +126,37 @@ def esprit_rectangle(
     turn_x, turn_y = (_rotation(*halves, present, fit) for halves in (along_x, along_y))
     turn_x, finite_x = _without_nan(turn_x)
     turn_y, finite_y = _without_nan(turn_y)
-    _, shared = torch.linalg.eig(turn_x + _PAIRING_WEIGHT * turn_y)
+    _, shared = general_eigen(turn_x + _PAIRING_WEIGHT * turn_y)
     inverse, _ = torch.linalg.inv_ex(shared)
     across, up = ((inverse @ turn @ shared).diagonal(dim1=-2, dim2=-1) for turn in (turn_x, turn_y))
     size = across.abs() + up.abs()
     phasors = [_largest_first(p, size, finite_x & finite_y) for p in (across, up)]
-    u, v = (p.angle() / (2.0 * math.pi * spacing_wavelengths) for p in phasors)
-    return _sources(torch.stack((u, v, torch.zeros_like(u)), dim=-1), present, region)
+    u, v = (
+        _cosine(p, spacing_wavelengths, bounds)
+        for p, bounds in zip(phasors, _cosine_bounds(region), strict=True)
+    )
+    found = _sources(torch.stack((u, v, torch.zeros_like(u)), dim=-1), present, region)
+    return _in_order(found)
+
+
+def check_spacing(spacing_wavelengths: float, region: SearchRegion | None, axes: str = "u") -> None:
+    """Refuses a region in which several directions turn the field by the same phase per step.
+
+    Args:
+        spacing_wavelengths: distance of neighbours.
+        region: where sources may be; None is everywhere.
+        axes: along which the sensors stand: "u" or "uv".
+
+    Raises:
+        ValueError: the region is wider than the reciprocal of the spacing.
+    """
+    for axis, (low, high) in zip(axes, _cosine_bounds(region), strict=False):
+        if (high - low) * spacing_wavelengths > 1.0 + _SLACK:
+            raise ValueError(
+                f"sensors {spacing_wavelengths:.3g} wavelengths apart tell {axis} apart over "
+                f"{1.0 / spacing_wavelengths:.3g} only: got a region from {low:.3g} to {high:.3g}. "
+                "Narrow it, or use nomp."
+            )
 
 
 def line_sources(
@@ -146,9 +178,33 @@ def line_sources(
     Returns:
         (u, v, 0) per source. Phases that no direction has are not resolved.
     """
-    u = (phasors.angle() / (2.0 * math.pi * spacing_wavelengths)).to(dtype)
+    u = _cosine(phasors, spacing_wavelengths, _cosine_bounds(region)[0]).to(dtype)
     zero = torch.zeros_like(u)
     return _sources(torch.stack((u, zero, zero), dim=-1), present, region)
+
+
+def _cosine_bounds(region: SearchRegion | None) -> tuple[tuple[float, float], ...]:
+    """Bounds of u and v, within what directions have."""
+    bounds = ((-1.0, 1.0), (-1.0, 1.0)) if region is None else (region.u, region.v)
+    return tuple((max(low, -1.0), min(high, 1.0)) for low, high in bounds)
+
+
+def _cosine(phasors: Tensor, spacing_wavelengths: float, bounds: tuple[float, float]) -> Tensor:
+    """The direction cosine that turns by such a phase per step, the one nearest the centre."""
+    per_radian = 1.0 / (2.0 * math.pi * spacing_wavelengths)
+    centre = 0.5 * (bounds[0] + bounds[1])
+    turn = complex(math.cos(centre / per_radian), -math.sin(centre / per_radian))
+    return (phasors * turn).angle() * per_radian + centre
+
+
+def _in_order(sources: Sources) -> Sources:
+    """By u, then v; eigenvalues have no order of their own, and what is not resolved goes last."""
+    parameters, resolved = sources.parameters, sources.resolved
+    for column in (1, 0):
+        order = parameters[..., column].argsort(dim=-1, stable=True)  # NaN last
+        parameters = parameters.take_along_dim(order[..., None], -2)
+        resolved = resolved.take_along_dim(order, -1)
+    return Sources(parameters, resolved)
 
 
 def _sources(parameters: Tensor, present: Tensor, region: SearchRegion | None) -> Sources:
@@ -163,7 +219,7 @@ def _sources(parameters: Tensor, present: Tensor, region: SearchRegion | None) -
 
 def _signal_subspace(covariance: Tensor, n_sources: int | Tensor) -> tuple[Tensor, Tensor]:
     """Leading eigenvectors, strongest first and zero in absent slots; and which are present."""
-    values, vectors = hermitian_eigen(covariance)
+    values, vectors = hermitian_eigen(isolate_gradients(covariance))
     n_slots, present = source_slots(n_sources, values[..., 0])
     leading = vectors[..., vectors.shape[-1] - n_slots :].flip(-1)
     return leading * present[..., None, :], present

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from musicnet.coordinates import depth_cosine
 from musicnet.estimation.problem import Problem
+from musicnet.scene.steering import GRAZING_COSINE
 
 
 def signatures(
@@ -56,7 +57,7 @@ def signatures_and_slopes(
     cosine, sine = phase.cos().mul_(there), phase.sin().mul_(there)
     pace = problem.wavenumber / stretch
     x, y, z = across.unbind(0)
-    tilt = torch.where(z == 0, 0.0, z / depth_cosine(u, v))
+    tilt = z / depth_cosine(u, v).clamp_min(GRAZING_COSINE)
     shape = (*parameters.shape[:2], 1 + len(problem.active), *phase.shape[2:])
     real, imaginary = phase.new_empty(shape), phase.new_empty(shape)
     real[:, :, 0], imaginary[:, :, 0] = cosine, sine

@@ -11,8 +11,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from musicnet.estimation.hermitian import check_covariance
 from musicnet.scene.sources import SearchRegion
 from musicnet.shapes import Covariance, Positions
+
+# radius of the disc of directions in which cells are: 2.6 degrees off the plane of the aperture
+_RIM = 0.999
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,12 @@ class SearchGrid:
 
     @property
     def visible_cells(self) -> Float[Tensor, "v u rho 3"]:
-        """The cells, those beyond the unit disc of directions brought to its edge.
+        """The cells, those beyond the unit disc of directions brought just inside its edge.
 
-        A box may have corners out there, where no field has a phase.
+        A box may have corners out there, where no field has a phase. At the very edge elements off
+        the plane have no derivative, and a search that starts there could not leave it.
         """
-        cells = self.cells
-        beyond = cells[..., :2].norm(dim=-1, keepdim=True).clamp_min(1.0)
-        return torch.cat((cells[..., :2] / beyond, cells[..., 2:]), dim=-1)
+        return self.region.onto_disc(self.cells, rim=_RIM)
 
     def coordinates(self, parameters: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Where parameters lie on the grid.
@@ -194,6 +197,9 @@ def bartlett_spectrum(
     Returns:
         Linear power >= 0; a lone unit source on the grid reads 1 there.
 
+    Raises:
+        ValueError: no covariance.
+
     Source: Krim & Viberg (1996), IEEE Signal Processing Magazine 13(4), conventional beamformer.
 
     Example:
@@ -202,6 +208,7 @@ def bartlett_spectrum(
         >>> bartlett_spectrum(source @ source.mH, steering).tolist()
         [1.0, 0.0]
     """
+    check_covariance(covariance)
     norm = steering.abs().square().sum(-1)
     return quadratic_form(covariance, steering).clamp_min(0.0) / norm.square()
 
@@ -223,8 +230,12 @@ def capon_spectrum(
     Returns:
         Linear power > 0.
 
+    Raises:
+        ValueError: no covariance.
+
     Source: Capon (1969), Proceedings of the IEEE 57(8).
     """
+    check_covariance(covariance)
     inverse = torch.linalg.inv(load_diagonal(covariance, loading))
     floor = torch.finfo(inverse.real.dtype).tiny
     return quadratic_form(inverse, steering).clamp_min(floor).reciprocal()

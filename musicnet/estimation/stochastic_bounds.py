@@ -38,8 +38,9 @@ def stochastic_bound(
         operator: G, leading axes broadcast against the batch.
         positions: metres.
         wavelength: metres.
-        parameters: (u, v, rho), all slots hold a source.
-        source_covariance: P = E[s s^H], Hermitian; singular for coherent sources.
+        parameters: (u, v, rho); NaN in slots that hold no source.
+        source_covariance: P = E[s s^H], Hermitian; singular for coherent sources. What it says of
+            slots that hold no source is not looked at.
         noise_power: E|n|^2 of a row.
         n_snapshots: T, of each block of the operator.
         active: which of (u, v, rho) are estimated; the others are known, with variance 0.
@@ -47,22 +48,29 @@ def stochastic_bound(
         is_uncorrelated: whether the estimator may rely on P being diagonal.
 
     Returns:
-        Covariance of (u, v, rho) of each source, with all others unknown; float64.
+        Covariance of (u, v, rho) of each source, with all others unknown; NaN in slots that hold
+        no source, and in scenes that are not finite. float64.
 
     Source: Stoica, Larsson & Gershman (2001), IEEE Signal Processing Letters 8(5), for the
     derivation from Slepian-Bangs.
     """
-    response, slopes = steering_derivatives(positions.double(), parameters.double(), wavelength)
+    present = parameters.isfinite().all(-1)
+    there = present[..., None]
+    filled = parameters.double().masked_fill(~there, 0.0)
+    response, slopes = steering_derivatives(positions.double(), filled, wavelength)
+    response, slopes = response * there, slopes * there[..., None]
     operator = operator.to(torch.complex128)
     signatures = operator @ response.mT[..., None, :, :]  # (..., blocks, row, source)
     searched = [i for i, is_active in enumerate(active) if is_active]
     columns = slopes[..., searched].movedim(-2, -3).flatten(-2)  # (..., element, source searched)
     moved = operator @ columns[..., None, :, :]
-    power = source_covariance.to(torch.complex128)[..., None, :, :]
+    power = source_covariance.to(torch.complex128)
+    power = power.masked_fill(~(there & present[..., None, :]), 0.0)[..., None, :, :]
     noise = noise_power.double()[..., None, None, None]
     identity = torch.eye(operator.shape[-2], dtype=torch.complex128, device=operator.device)
     covariance = signatures @ power @ signatures.mH + noise * identity
-    root = torch.linalg.cholesky(covariance)
+    root, info = torch.linalg.cholesky_ex(covariance)
+    root = root.masked_fill((info != 0)[..., None, None], torch.nan)
     # whitened by L^-1, the trace is a plain inner product of Hermitian matrices
     signatures = torch.linalg.solve_triangular(root, signatures, upper=False)
     moved = torch.linalg.solve_triangular(root, moved, upper=False)
@@ -76,11 +84,13 @@ def stochastic_bound(
     crossed = _products(wanted, nuisance, n_snapshots)
     known = _products(nuisance, nuisance, n_snapshots)
     # the diagonal of P and the noise power differ in scale by the array gain and the SNR
-    scale = known.diagonal(dim1=-2, dim2=-1).rsqrt()
+    diagonal = known.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal == 0, 1.0, diagonal).rsqrt()  # empty slots
     known = known * scale[..., :, None] * scale[..., None, :]
     crossed = crossed * scale[..., None, :]
-    explained = crossed @ torch.linalg.pinv(known, hermitian=True) @ crossed.mT
-    present = parameters.isfinite().all(-1)
+    spoilt = ~known.isfinite().all(-1).all(-1)[..., None, None]
+    inverse = torch.linalg.pinv(known.masked_fill(spoilt, 0.0), hermitian=True)
+    explained = crossed @ inverse @ crossed.mT
     return own_blocks(information - explained, present, active)
 
 

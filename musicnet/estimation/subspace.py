@@ -3,7 +3,7 @@
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from musicnet.estimation.hermitian import hermitian_eigen
+from musicnet.estimation.hermitian import check_covariance, hermitian_eigen
 from musicnet.estimation.spectrum import load_diagonal
 from musicnet.shapes import Covariance
 
@@ -38,8 +38,9 @@ def noise_subspace(covariance: Covariance, n_sources: int) -> Complex[Tensor, "*
         U_n, orthonormal columns: eigenvectors of the R - K smallest eigenvalues.
 
     Raises:
-        ValueError: no direction is left.
+        ValueError: no direction is left, or no covariance.
     """
+    check_covariance(covariance)
     n_rows = covariance.shape[-1]
     if not 0 <= n_sources < n_rows:
         raise ValueError(

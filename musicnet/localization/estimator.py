@@ -117,7 +117,7 @@ def _run(task: Task, name: str) -> Estimates:
     confidence = assess(task.problem, sources)
 
     def shaped(values: Tensor) -> Tensor:
-        return values.reshape(*task.batch_shape, *values.shape[2:])
+        return values.reshape((*task.batch_shape, *values.shape[2:]))
 
     return Estimates(
         sources=Sources(shaped(sources.parameters), shaped(sources.resolved)),

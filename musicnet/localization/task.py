@@ -17,11 +17,13 @@ from musicnet.estimation.found import Found
 from musicnet.estimation.problem import Problem, compress
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
+from musicnet.shapes import Positions
 
 Count = int | Int[Tensor, "*batch"] | None
 """Sources of all scenes, of each scene, or unknown."""
 
 _MOST_SOURCES = 6
+_FLAT = 1e-4  # share of an aperture's length below which its width counts for nothing
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def make_task(
     """Checks a request and lays it out.
 
     Args:
-        observation: batch (*channel, *scene), operators (*channel).
+        observation: batch (*channel, *scene), operators (*channel); one scene may do without axes.
         region: where sources may be.
         n_sources: K of all scenes, of each, or None.
         most_sources: most that are looked for if None.
@@ -121,7 +123,7 @@ def make_task(
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite throughout, more sources
-            than the observation can tell apart, nothing to search.
+            than the observation can tell apart, nothing to search, or what a line cannot see.
     """
     _check_shapes(observation)
     _check_values(observation)
@@ -130,10 +132,7 @@ def make_task(
             f"the region must leave something to search: got {region}. "
             "Give at least one coordinate an interval."
         )
-    if 0 in observation.y.shape:
-        raise ValueError(
-            f"there must be something to localise: got y of {tuple(observation.y.shape)}."
-        )
+    _check_sight(observation.positions, region)
     n_channels = math.prod(observation.operator.shape[:-3])
     y = observation.y.reshape(n_channels, -1, *observation.y.shape[-2:])
     noise_power = observation.noise_power.expand(observation.y.shape[:-2]).reshape(y.shape[:2])
@@ -179,37 +178,41 @@ def _counts(
     if isinstance(n_sources, bool) or not isinstance(n_sources, (int, Tensor)):
         raise TypeError(f"n_sources must be a whole number, one for each scene: got {n_sources!r}.")
     if isinstance(n_sources, int):
-        counts = torch.full_like(spoilt, n_sources, dtype=torch.long)
-        fewest = 1
-    else:
-        if n_sources.is_floating_point() or tuple(n_sources.shape) not in (batch, ()):
-            raise ValueError(
-                f"n_sources must hold one whole number for each of the scenes {batch}: got "
-                f"{n_sources.dtype} of shape {tuple(n_sources.shape)}."
-            )
-        counts = n_sources.to(spoilt.device).long().expand(batch).reshape(spoilt.shape)
-        fewest = 0  # single scenes may be empty
-    wrong = (counts < fewest) | (counts > highest)
-    if bool(wrong.any()):
+        _check_count(n_sources, 1, highest)
+        return torch.full_like(spoilt, n_sources, dtype=torch.long)
+    is_whole = not (
+        n_sources.is_floating_point() or n_sources.is_complex() or n_sources.dtype == torch.bool
+    )
+    if not is_whole or tuple(n_sources.shape) not in (batch, ()):
+        raise ValueError(
+            f"n_sources must hold one whole number for each of the scenes {batch}: got "
+            f"{n_sources.dtype} of shape {tuple(n_sources.shape)}."
+        )
+    counts = n_sources.to(spoilt.device).long().expand(batch).reshape(spoilt.shape)
+    for extreme in counts.aminmax():
+        _check_count(int(extreme), 0, highest)  # single scenes may be empty
+    return counts
+
+
+def _check_count(n_sources: int, fewest: int, highest: int) -> None:
+    if not fewest <= n_sources <= highest:
         raise ValueError(
             "the number of sources must be smaller than that of the sensors, and at least "
-            f"{fewest}: got n_sources={int(counts[wrong][0])}, n_sensors={highest + 1}. "
+            f"{fewest}: got n_sources={n_sources}, n_sensors={highest + 1}. "
             f"Use a larger array, or n_sources <= {highest}."
         )
-    return counts
 
 
 def _check_shapes(observation: Observation) -> None:
     y, operator = observation.y, observation.operator
-    if y.ndim < 3 or not y.is_complex():
+    if y.ndim < 2 or not y.is_complex():
         raise ValueError(
-            "y must be complex and end in (scene, block, row): got "
-            f"{y.dtype} of shape {tuple(y.shape)}."
+            f"y must be complex and end in (block, row): got {y.dtype} of shape {tuple(y.shape)}."
         )
     channels = operator.shape[:-3]
-    if operator.ndim < 3 or y.shape[: len(channels)] != channels:
+    if operator.ndim < 3 or y.shape[:-2][: len(channels)] != channels:
         raise ValueError(
-            "operator must be (*channel, blocks or 1, row, element) for y of (*channel, scene, "
+            "operator must be (*channel, blocks or 1, row, element) for y of (*channel, *scene, "
             f"block, row): got operator {tuple(operator.shape)}, y {tuple(y.shape)}."
         )
     n_operators, n_rows, n_elements = operator.shape[-3:]
@@ -229,6 +232,18 @@ def _check_shapes(observation: Observation) -> None:
             f"positions must be ({n_elements}, 3), one for each element: got "
             f"{tuple(observation.positions.shape)}."
         )
+    if 0 in y.shape:
+        raise ValueError(f"there must be something to localise: got y of {tuple(y.shape)}.")
+    batch, noise_power = tuple(y.shape[:-2]), observation.noise_power
+    extra = len(batch) - noise_power.ndim
+    fits = extra >= 0 and all(
+        n in (1, wanted) for n, wanted in zip(noise_power.shape, batch[extra:], strict=True)
+    )
+    if not fits or noise_power.is_complex():
+        raise ValueError(
+            f"noise_power must hold one real number for each of the scenes {batch}: got "
+            f"{noise_power.dtype} of shape {tuple(noise_power.shape)}."
+        )
 
 
 def _check_values(observation: Observation) -> None:
@@ -247,4 +262,25 @@ def _check_values(observation: Observation) -> None:
         raise ValueError(
             f"noise_power must be positive: got {float(observation.noise_power.min()):g}. "
             "Leave it out of the recording, and reading estimates it."
+        )
+
+
+def _check_sight(positions: Positions, region: SearchRegion) -> None:
+    """Elements on a line see the angle to it only: what turns around it looks the same."""
+    if len(positions) < 2:
+        return
+    size, axis = torch.linalg.svd((positions - positions.mean(0)).double())[1:]
+    if float(size[1]) > _FLAT * float(size[0]):
+        return
+    along = axis[0].abs() > _FLAT
+    searched = dict(zip("uv", region.active[:2], strict=True))
+    sees_one = [bool(along[column] | along[2]) for column in range(2)]
+    blind = [name for name, sees in zip("uv", sees_one, strict=True) if searched[name] and not sees]
+    if all(searched.values()) or blind:
+        name = blind[0] if blind else "v"
+        raise ValueError(
+            "elements on a line cannot see how a source turns around it: got a region with "
+            f"{name} from {getattr(region, name)[0]:.3g} to {getattr(region, name)[1]:.3g}. Fix "
+            f"{name} by equal bounds, in a file those of "
+            f"{'elevation_deg' if name == 'v' else 'azimuth_deg'}."
         )

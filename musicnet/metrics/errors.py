@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from musicnet.coordinates import angles, wrap_angle
+from musicnet.coordinates import angles
 from musicnet.metrics.matching import match, match_by
 from musicnet.scene.sources import Sources
 
@@ -39,7 +39,7 @@ def azimuth_rmspe(
     estimate: Sources,
     truth: Sources,
     *,
-    wrap: bool = True,
+    wrap: bool = False,
 ) -> Float[Tensor, "*batch"]:
     """Root mean squared periodic error of each scene's azimuths, in the best order.
 
@@ -48,7 +48,8 @@ def azimuth_rmspe(
     Args:
         estimate: any number of slots.
         truth: any number of slots, the same batch.
-        wrap: measure differences around the circle; False takes them as they are.
+        wrap: take differences modulo 180 degrees, as neural peers do: +90 and -90 are then one
+            direction. False takes them as they are.
 
     Returns:
         Radians; NaN for scenes where nothing was matched.
@@ -60,14 +61,15 @@ def azimuth_rmspe(
 
 
 def azimuth_errors(
-    estimate: Sources, truth: Sources, *, wrap: bool = True
+    estimate: Sources, truth: Sources, *, wrap: bool = False
 ) -> Float[Tensor, "*batch source"]:
     """Signed azimuth error of each true source, in the order of `azimuth_rmspe`.
 
     Args:
         estimate: any number of slots.
         truth: any number of slots, the same batch.
-        wrap: measure differences around the circle; False takes them as they are.
+        wrap: take differences modulo 180 degrees, as neural peers do: +90 and -90 are then one
+            direction. False takes them as they are.
 
     Returns:
         Estimate minus truth; radians, NaN where not matched.
@@ -75,7 +77,8 @@ def azimuth_errors(
     difference = (
         angles(estimate.parameters)[0][..., None, :] - angles(truth.parameters)[0][..., :, None]
     )
-    difference = wrap_angle(difference) if wrap else difference
+    if wrap:
+        difference = difference - torch.pi * (difference / torch.pi).round()
     largest = (2.0 * torch.pi) ** 2
     found = match_by(difference.square(), estimate.resolved, truth.resolved, cap=largest)
     chosen = difference.take_along_dim(found.estimate_index.clamp_min(0)[..., None], -1).squeeze(-1)
@@ -138,12 +141,12 @@ class AzimuthError(PositionError):
 
     Args:
         statistic: "median" of the absolute error, or "rmse", which outliers rule.
-        wrap: measure differences around the circle.
+        wrap: take differences modulo 180 degrees; see `azimuth_errors`.
         **metric_options: of torchmetrics.
     """
 
     def __init__(
-        self, statistic: Statistic = "median", *, wrap: bool = True, **metric_options: Any
+        self, statistic: Statistic = "median", *, wrap: bool = False, **metric_options: Any
     ) -> None:
         super().__init__(statistic, **metric_options)
         self.wrap = wrap
@@ -165,7 +168,7 @@ class AzimuthRMSPE(Metric):
     Scenes in which nothing was matched do not count.
 
     Args:
-        wrap: measure differences around the circle.
+        wrap: take differences modulo 180 degrees; see `azimuth_errors`.
         **metric_options: of torchmetrics.
     """
 
@@ -174,7 +177,7 @@ class AzimuthRMSPE(Metric):
     total: Tensor
     n_scenes: Tensor
 
-    def __init__(self, *, wrap: bool = True, **metric_options: Any) -> None:
+    def __init__(self, *, wrap: bool = False, **metric_options: Any) -> None:
         super().__init__(**metric_options)
         self.wrap = wrap
         self.add_state("total", default=torch.tensor(0.0), dist_reduce_fx="sum")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from musicnet.estimation.covariance import sample_covariance
 
-_LARGEST_NOISE = 1.5  # the 99.9 % quantile of Tracy and Widom's law for complex data
+_LARGEST_NOISE = 1.5  # the 99.94 % quantile of Tracy and Widom's law for complex data
 
 
 def noise_power_of(

@@ -17,6 +17,7 @@ from musicnet.shapes import Parameters, Points, Resolved
 Bounds = tuple[float, float]
 SnrOf = Literal["source", "total"]
 
+_TINY = 1e-30
 _MOST_ROUNDS = 200  # of redrawing sources that stand too close
 
 
@@ -130,7 +131,7 @@ class SearchRegion:
         return active_u, active_v, active_rho
 
     def clamp(self, parameters: Parameters) -> Parameters:
-        """The nearest parameters inside the box; NaN stays NaN.
+        """Brings parameters into the box, and into the unit disc of directions; NaN stays NaN.
 
         Args:
             parameters: (u, v, rho).
@@ -139,7 +140,45 @@ class SearchRegion:
             (u, v, rho) within the bounds.
         """
         columns = zip(parameters.unbind(-1), self.bounds.values(), strict=True)
-        return torch.stack([column.clamp(low, high) for column, (low, high) in columns], dim=-1)
+        inside = [column.clamp(low, high) for column, (low, high) in columns]
+        return self.onto_disc(torch.stack(inside, dim=-1))
+
+    def onto_disc(self, parameters: Parameters, rim: float = 1.0) -> Parameters:
+        """Brings directions beyond the unit disc, where no source can be, straight onto its rim.
+
+        Straight towards the point of the box that is nearest to boresight, so that they stay in the
+        box.
+
+        Args:
+            parameters: (u, v, rho) within the bounds; NaN stays NaN.
+            rim: radius of the disc, at most 1.
+
+        Returns:
+            (u, v, rho) within the bounds and u^2 + v^2 <= rim^2, if the box has such directions.
+
+        Example:
+            >>> region = SearchRegion((-1.0, 1.0), (0.6, 0.6), (0.0, 0.0))
+            >>> corner = region.onto_disc(torch.tensor([[1.0, 0.6, 0.0]]))
+            >>> [round(x, 4) for x in corner[0].tolist()]
+            [0.8, 0.6, 0.0]
+        """
+        farthest = math.hypot(*(max(map(abs, bounds)) for bounds in (self.u, self.v)))
+        if farthest <= rim + 1e-12:  # most sectors: nothing to do
+            return parameters
+        u, v, rho = parameters.unbind(-1)
+        near_u, near_v = (min(max(0.0, low), high) for low, high in (self.u, self.v))
+        # a breath inside, so that rounding leaves w real
+        squared_rim = rim * rim - 8.0 * torch.finfo(parameters.dtype).eps
+        room = max(squared_rim - near_u * near_u - near_v * near_v, 0.0)
+        along_u, along_v = u - near_u, v - near_v
+        length = along_u.square() + along_v.square()
+        half = near_u * along_u + near_v * along_v
+        # the root of |near + share * along| = rim, in a form that subtracts nothing
+        share = room / (half + (half.square() + length * room).sqrt()).clamp_min(_TINY)
+        beyond = u.square() + v.square() > rim * rim
+        u = torch.where(beyond, near_u + share * along_u, u)
+        v = torch.where(beyond, near_v + share * along_v, v)
+        return torch.stack((u, v, rho), dim=-1)
 
 
 @dataclass(frozen=True)

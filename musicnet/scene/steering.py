@@ -20,6 +20,9 @@ from torch import Tensor
 from musicnet.coordinates import depth_cosine
 from musicnet.shapes import Parameters, Positions, Steering
 
+GRAZING_COSINE = 1e-3
+"""Least w of derivatives: at w = 0 those of elements off the plane grow beyond all bounds."""
+
 Places = Float[Tensor, "*places element 3"]
 """Positions that may differ from scene to scene: leading axes broadcast against the batch."""
 
@@ -114,13 +117,13 @@ def steering_derivatives(
         wavelength: metres.
 
     Returns:
-        The steering, and its derivatives along (u, v, rho).
+        The steering, and its derivatives along (u, v, rho); with w held at `GRAZING_COSINE` at
+        grazing incidence, where elements off the plane have no derivative.
     """
     wavenumber = 2.0 * math.pi / wavelength
     x, y, z = positions.unbind(-1)
     u, v, _ = parameters[..., None].unbind(-2)  # (..., source, 1)
-    # at grazing incidence only elements off the plane have no derivative
-    tilt = torch.where(z == 0, 0.0, z / depth_cosine(u, v))  # (..., source, element)
+    tilt = z / depth_cosine(u, v).clamp_min(GRAZING_COSINE)  # (..., source, element)
     excess, stretch = _excess_and_stretch(positions, parameters)
     fraction = excess / (1.0 + stretch)
     along_rho = 0.5 * (fraction.square() - positions.square().sum(-1))

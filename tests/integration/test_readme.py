@@ -42,5 +42,10 @@ def test_a_command_of_the_readme_runs(command: str, tmp_path: Path, finished_run
         exit_code = train.run([*words[1:], *SHORT, *few, f"trainer.default_root_dir={tmp_path}"])
         assert exit_code in JUDGED_TOO_EARLY
         assert list(tmp_path.glob("*/*/config.yaml"))
+    elif words[2] == "localize":
+        found = tmp_path / "positions.json"
+        words = [str(found) if word == "positions.json" else word for word in words[2:]]
+        assert lightning_door.run(words) == 0
+        assert found.exists()
     else:
         assert lightning_door.run([*words[2:], f"--trainer.default_root_dir={tmp_path}"]) in {0, 3}

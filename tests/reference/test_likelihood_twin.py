@@ -150,7 +150,7 @@ def test_gains_are_what_one_more_source_would_explain(name, n_found):
     there = problem.flatten(present)[:, :, :n_found]
     gains = Dictionary.over(problem, grid).gains(explain(problem, found, there))
     gains = problem.unflatten(gains)
-    cells = grid.cells.double().reshape(-1, 3).numpy()
+    cells = grid.visible_cells.double().reshape(-1, 3).numpy()
     for c, s in ((0, 0), (1, 2)):
         arguments = slow_arguments(observation, c, s)
         others = list(parameters[c, s, :n_found].numpy())

@@ -23,7 +23,7 @@ def test_gain_of_a_pair_is_what_the_two_cells_explain_together(name, n_found):
     pairs = best_pairs(Dictionary.over(problem, grid), explain(problem, parameters, present), 4)
     first, second = problem.unflatten(pairs.first), problem.unflatten(pairs.second)
     gains = problem.unflatten(pairs.gains)
-    cells = grid.cells.double().reshape(-1, 3).numpy()
+    cells = grid.visible_cells.double().reshape(-1, 3).numpy()
     for c, s in ((0, 0), (1, 3)):
         others = list(truth.parameters[c, s, :n_found].double().numpy())
         y = observation.y[c, s].numpy()

@@ -196,6 +196,14 @@ def cut(tmp_path):
     return tmp_path / "cut.npz"
 
 
+def free_elevation(tmp_path):
+    with np.load(FAR) as archive:
+        arrays = dict(archive)
+    arrays["elevation_deg"] = np.array([-30.0, 30.0])
+    np.savez(tmp_path / "free.npz", **arrays)
+    return tmp_path / "free.npz"
+
+
 def spoilt(tmp_path):
     with np.load(FAR) as archive:
         arrays = dict(archive)
@@ -209,6 +217,8 @@ def spoilt(tmp_path):
     [
         (lambda _: FAR, ["--method", "musik"], "invalid choice: 'musik'"),
         (lambda _: FAR, ["--n-sources", "8"], "got n_sources=8, n_sensors=8"),
+        (lambda _: FAR, ["--n-sources", "9" * 20], "got n_sources=99999999999999999999"),
+        (free_elevation, [], "Fix v by equal bounds, in a file those of elevation_deg"),
         (lambda _: FAR, ["--n-sources", "0"], "must be a number >= 1, or 'truth': got '0'"),
         (lambda _: FAR, ["--n-sources", "two"], "got 'two'"),
         (lambda _: FAR, ["--nsources", "2"], "unrecognized arguments"),
@@ -238,6 +248,31 @@ def test_a_recording_is_never_overwritten(tmp_path, capsys):
     assert command.run([str(copy), "--output", str(copy)]) == 1
     assert "--output must not be the recording" in capsys.readouterr().err
     assert copy.read_bytes() == FAR.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (lambda _: "", "must name a file: got the folder '.'"),
+        (str, "must name a file: got the folder"),
+        (lambda folder: str(folder / "file" / "new" / "out.json"), "folder that can be written"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_before_the_work(
+    tmp_path, capsys, monkeypatch, target, reason
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "read_observations", lambda _: pytest.fail("work was begun"))
+    assert command.run([str(FAR), "--output", target(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --output")
+    assert reason in line
+
+
+def test_missing_folders_of_a_target_are_made(tmp_path):
+    target = tmp_path / "a" / "b" / "out.json"
+    assert command.run([str(FAR), "--method", "esprit", "--output", str(target)]) == 0
+    assert target.exists()
 
 
 def test_a_failed_write_leaves_the_old_answer(tmp_path, capsys):

@@ -12,6 +12,7 @@ from musicnet.estimation.bounds import (
     angle_jacobian,
     deterministic_bound,
 )
+from musicnet.estimation.stochastic_bounds import stochastic_bound
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.steering import steering
 
@@ -23,6 +24,10 @@ NOISE = torch.tensor(0.1, dtype=torch.float64)
 def randn(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.complex128)
+
+
+def deviations(covariance):
+    return covariance.diagonal(dim1=-2, dim2=-1).sqrt()
 
 
 OPERATOR, AMPLITUDES = randn(1, 40, 16), randn(3, 2, seed=1)
@@ -117,3 +122,59 @@ def test_angle_bound_of_a_line_in_the_far_field_is_the_textbook_one():
     variance_u = 6 * 0.1 / (2 * 20 * 4.0 * math.pi**2 * 8 * 63) * 2
     azimuth = angle_bound(there, covariance)[0, 0, 0].item()
     assert azimuth == pytest.approx(variance_u / math.cos(0.5) ** 2, rel=1e-5)
+
+
+def test_sources_at_one_place_cannot_be_told_apart():
+    twins = PARAMETERS[:1].expand(2, 3)
+    alike = AMPLITUDES[:, :1].expand(3, 2)
+    alone = bound(PARAMETERS[:1], AMPLITUDES[:, :1])
+    assert (deviations(bound(twins, alike)) > 1e4 * deviations(alone)).all()
+
+
+def test_a_coordinate_without_effect_has_an_infinite_bound():
+    line = ArrayGeometry(8).positions(0.3).double()
+    far = torch.tensor([[0.3, 0.0, 0.0]], dtype=torch.float64)
+    identity = torch.eye(8, dtype=torch.complex128)[None]
+
+    def of_line(active):
+        return deterministic_bound(identity, line, 0.3, far, randn(1, 1), NOISE, active)[0]
+
+    both, one = of_line((True, True, False)), of_line((True, False, False))
+    assert both[1, 1] == math.inf
+    torch.testing.assert_close(both[0, 0], one[0, 0])
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-7, 1e-3, 0.3])
+def test_knowing_more_never_raises_the_bound(gap):
+    near = PARAMETERS[:1] + torch.tensor([[0.0, 0.0, 0.0], [gap, 0.0, 0.0]], dtype=torch.float64)
+    alike = AMPLITUDES[:, :1].expand(3, 2)
+    most = deviations(bound(near, alike))
+    for active in ((True, True, False), (True, False, False)):
+        fewer = deviations(bound(near, alike, active=active))
+        assert (fewer <= most * (1.0 + 1e-3)).all()
+    alone = deviations(bound(PARAMETERS[:1], AMPLITUDES[:, :1]))
+    assert (alone <= most * (1.0 + 1e-6)).all()
+
+
+def stochastic(parameters, noise, **options):
+    n_sources = parameters.shape[-2]
+    power = torch.eye(n_sources, dtype=torch.complex128)
+    power = power.expand(*noise.shape, n_sources, n_sources)
+    return stochastic_bound(OPERATOR, POSITIONS, 0.3, parameters, power, noise, 50, **options)
+
+
+@pytest.mark.parametrize("is_noise_known", [True, False])
+@pytest.mark.parametrize("is_uncorrelated", [True, False])
+def test_empty_slots_and_spoilt_scenes_harm_no_other_stochastic_bound(
+    is_noise_known, is_uncorrelated
+):
+    options = {"is_noise_known": is_noise_known, "is_uncorrelated": is_uncorrelated}
+    empty = torch.full((1, 3), math.nan, dtype=torch.float64)
+    batch = torch.stack((PARAMETERS, torch.cat((empty, PARAMETERS[:1])), PARAMETERS))
+    noise = NOISE.expand(3).clone()
+    noise[2] = math.nan
+    got = stochastic(batch, noise, **options)
+    torch.testing.assert_close(got[0], stochastic(PARAMETERS, NOISE, **options))
+    torch.testing.assert_close(got[1, 1:], stochastic(PARAMETERS[:1], NOISE, **options))
+    assert got[1, 0].isnan().all()
+    assert got[2].isnan().all()

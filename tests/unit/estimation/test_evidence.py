@@ -95,3 +95,27 @@ def test_a_scene_that_is_not_finite_has_no_sources():
     assert (counts.flatten()[1:] > 0).all()
     problem = compress(observation, scene.region)
     assert nothing(problem).present.shape == (2, 4, 0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 2.0, 3.0, 10.0, 100.0])
+@pytest.mark.parametrize("n_sources", [0, 1])
+def test_too_high_a_noise_power_invents_no_sources(n_sources, factor):
+    scene = line_scene(n_sources=1)
+    observation, _ = draw(scene, n_channels=1, n_scenes=64)
+    if n_sources == 0:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(observation.y.shape, dtype=torch.complex64, generator=generator)
+        observation = replace(observation, y=noise)
+    stated = replace(observation, noise_power=factor * observation.noise_power)
+    counts = counted(scene, stated)
+    assert (counts > n_sources).float().mean() <= 0.02
+    if factor <= 3.0:
+        assert (counts == n_sources).float().mean() >= 0.95
+
+
+@NOISE_KNOWN
+@pytest.mark.parametrize("scene", [surface_scene(), line_scene()])
+def test_silence_holds_no_sources(scene, is_noise_known):
+    observation, _ = draw(scene)
+    silent = replace(observation, y=torch.zeros_like(observation.y))
+    assert (counted(scene, silent, is_noise_known=is_noise_known) == 0).all()

@@ -6,9 +6,11 @@ import torch
 from musicnet.estimation.hermitian import (
     check_covariance,
     check_n_sources,
+    general_eigen,
     hermitian_eigen,
     source_slots,
 )
+from musicnet.estimation.spectrum import bartlett_spectrum, capon_spectrum
 from musicnet.estimation.subspace import eigen_decomposition, noise_subspace
 
 
@@ -131,3 +133,35 @@ def test_slots_are_filled_from_the_first():
     assert n_slots == 2
     assert present.tolist() == [[False, False], [True, True], [True, False]]
     assert source_slots(0, torch.zeros(2))[0] == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda r: noise_subspace(r, 1),
+        lambda r: bartlett_spectrum(r, torch.eye(3) + 0j),
+        lambda r: capon_spectrum(r, torch.eye(3) + 0j),
+    ],
+)
+def test_whoever_takes_a_covariance_refuses_half_of_one(use):
+    with pytest.raises(ValueError, match="must be Hermitian"):
+        use(torch.triu(torch.ones(3, 3, dtype=torch.complex64)))
+
+
+def test_second_derivatives_are_refused_rather_than_wrong():
+    matrix = with_eigenvalues([1.0, 2.0, 4.0]).requires_grad_()
+    values, _ = hermitian_eigen(matrix)
+    (slope,) = torch.autograd.grad(values.square().sum(), matrix, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.abs().sum().backward()
+
+
+def test_general_eigenvectors_have_the_gradient_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn((2, 3, 3), generator=generator, dtype=torch.complex128)
+
+    def smooth(matrix):
+        values, vectors = general_eigen(matrix)
+        return values, vectors.abs()
+
+    assert torch.autograd.gradcheck(smooth, (matrix.requires_grad_(),))

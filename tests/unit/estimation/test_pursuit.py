@@ -9,9 +9,17 @@ from musicnet.estimation.found import Found
 from musicnet.estimation.problem import compress
 from musicnet.estimation.pursuit import multistart, nomp, omp
 from musicnet.estimation.redetection import redetect
+from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.snapshots import Observation
+from musicnet.scene.sources import SearchRegion
 from musicnet.scene.steering import steering
-from tests.unit.estimation.likelihood_scenes import SCENES, draw, line_scene, surface_scene
+from tests.unit.estimation.likelihood_scenes import (
+    SCENES,
+    draw,
+    in_double,
+    line_scene,
+    surface_scene,
+)
 
 ALL_SCENES = pytest.mark.parametrize("name", SCENES)
 SEARCHES = pytest.mark.parametrize("search", [nomp, multistart])
@@ -215,3 +223,55 @@ def test_the_grid_is_fine_enough_for_the_aperture():
         null = 2.0 / n_elements
         assert null / 3.5 < step_u < null / 1.6
         assert step_v < null / 1.6
+
+
+@pytest.mark.parametrize("name", ["far line", "surface, pilots"])
+def test_double_precision_is_searched_like_single(name):
+    scene = SCENES[name]
+    observation, _ = draw(scene)
+    single, double = (
+        nomp(problem, None, 2).sources(problem).parameters
+        for problem in (
+            compress(heard, scene.region) for heard in (observation, in_double(observation))
+        )
+    )
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(in_order(single).double(), in_order(double), atol=1e-3, rtol=1e-2)
+
+
+def corner_scene(deviation):
+    """One far source each, all over a sector whose corner lies on the unit circle."""
+    generator = torch.Generator().manual_seed(3)
+    positions = ArrayGeometry(4, 4).positions(1.0)
+    positions = positions + deviation * torch.randn(16, 3, generator=generator)
+    azimuth, elevation = torch.rand(2, 200, generator=generator)
+    azimuth, elevation = (2.0 * azimuth - 1.0) * 1.0472, 0.2 + 0.32 * elevation
+    truth = torch.stack((azimuth.sin() * elevation.cos(), elevation.sin(), 0.0 * azimuth), dim=-1)[
+        :, None
+    ]
+    symbols, noise = (
+        torch.randn(200, 20, n, dtype=torch.complex64, generator=generator) for n in (1, 16)
+    )
+    y = symbols @ steering(positions, truth, 1.0) + 0.1 * noise
+    power = torch.full((200,), 0.01)
+    heard = Observation(y, torch.eye(16, dtype=y.dtype)[None], power, positions, 1.0)
+    return heard, truth
+
+
+@SEARCHES
+def test_elements_off_the_plane_do_not_hold_a_search_at_the_edge_of_the_disc(search):
+    heard, truth = corner_scene(0.02)
+    region = SearchRegion.from_angles((-60.0, 60.0), (-30.0, 30.0), None)
+    problem = compress(heard, region)
+    found = search(problem, None, 1).sources(problem).parameters
+    assert ((found - truth)[..., :2].norm(dim=-1) < 0.05).all()
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.02])
+def test_what_is_found_lies_in_the_unit_disc(deviation):
+    heard, _ = corner_scene(deviation)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(heard.y.shape, dtype=torch.complex64, generator=generator)
+    problem = compress(replace(heard, y=noise), SearchRegion((-1.0, 1.0), (-1.0, 1.0), (0.0, 0.0)))
+    found = nomp(problem, None, 2).sources(problem).parameters
+    assert found[..., :2].norm(dim=-1).max() <= 1.0

@@ -258,7 +258,10 @@ def test_what_cannot_be_is_refused_in_one_line(changes, options, reason):
         (lambda h: replace(h, y=h.y[..., :5]), r"with 8 rows: got shape \(3, 100, 5\)"),
         (lambda h: replace(h, y=h.y[:0]), "something to localise"),
         (lambda h: replace(h, y=h.y.real), "must be complex"),
-        (lambda h: replace(h, y=h.y[0]), "end in .scene, block, row"),
+        (lambda h: replace(h, y=h.y[0, 0]), "end in .block, row"),
+        (lambda h: replace(h, y=h.y[0]), r"each of the scenes \(\): got .* shape \(3,\)"),
+        (lambda h: replace(h, noise_power=h.noise_power[:2]), r"noise_power must .* \(2,\)"),
+        (lambda h: replace(h, noise_power=h.noise_power + 0j), "one real number .*complex64"),
         (lambda h: replace(h, positions=h.positions[:4]), r"positions must be \(8, 3\)"),
         (lambda h: replace(h, operator=h.operator.expand(7, 8, 8)), "or the 100 of y: got 7"),
         (lambda h: replace(h, operator=h.operator.expand(2, 1, 8, 8)), "for y of"),
@@ -270,7 +273,15 @@ def test_wrong_shapes_are_refused_in_one_line(change, reason):
 
 
 @pytest.mark.bad_shape
-@pytest.mark.parametrize("n_sources", [torch.tensor([1, 2]), torch.tensor([1.0, 2.0, 1.0])])
+@pytest.mark.parametrize(
+    "n_sources",
+    [
+        torch.tensor([1, 2]),
+        torch.tensor([1.0, 2.0, 1.0]),
+        torch.tensor([1, 2, 1]) + 0j,
+        torch.tensor([True, True, True]),
+    ],
+)
 def test_one_whole_number_for_each_scene_is_wanted(n_sources):
     with pytest.raises(ValueError, match="one whole number for each"):
         localize(heard_by(LINE, PAIRS), "music", n_sources, region=SECTOR)
@@ -286,9 +297,56 @@ def test_methods_that_need_a_line_say_so(method):
         localize(ring, method, 1, region=ANYWHERE)
 
 
-@pytest.mark.parametrize("method", ["nomp", "music"])
+@pytest.mark.parametrize("method", ["nomp", "multistart", "music", "mvdr"])
 def test_a_region_with_corners_beyond_the_unit_disc_is_searched_all_the_same(method):
-    law = SourceLaw(n_min=1, n_max=1, azimuth_deg=(-70.0, 70.0), elevation_deg=(-50.0, 50.0))
+    law = SourceLaw(
+        n_min=1,
+        n_max=1,
+        azimuth_deg=(-70.0, 70.0),
+        elevation_deg=(-50.0, 50.0),
+        snr_db=(-40.0, 10.0),
+    )
     scene = Scene(ArrayGeometry(8, 8), law, n_snapshots=20, symbols="data")
-    observation, _ = draw_block(scene, block_generator(0, "corner", 0, 0), 8)
-    assert localize(observation, method, 1, region=scene.region).sources.resolved.all()
+    observation, _ = draw_block(scene, block_generator(0, "corner", 0, 0), 64)
+    found = localize(observation, method, 1, region=scene.region).sources
+    assert found.resolved.all()
+    assert found.parameters[..., :2].norm(dim=-1).max() <= 1.0
+
+
+@pytest.mark.parametrize("method", ["nomp", "root-music", "music"])
+def test_one_scene_may_come_without_an_axis_of_scenes(method):
+    heard = heard_by(LINE, PAIRS)
+    alone = localize(
+        replace(heard, y=heard.y[0], noise_power=heard.noise_power[0]), method, 2, region=SECTOR
+    )
+    assert alone.sources.parameters.shape == (2, 3)
+    assert alone.log_likelihood.shape == alone.n_sources.shape == ()
+    torch.testing.assert_close(alone.sources.u.sort().values, PAIRS[0, :, 0], atol=2e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize("n_sources", [8, 10**20, -(10**20)])
+def test_numbers_of_sources_of_any_size_are_refused_in_one_line(n_sources):
+    with pytest.raises(ValueError, match=f"got n_sources={n_sources}, n_sensors=8"):
+        localize(heard_by(LINE, PAIRS), "music", n_sources, region=SECTOR)
+
+
+@pytest.mark.parametrize(
+    ("array", "region", "blind"),
+    [
+        (LINE, ANYWHERE, "v from -0.866 to 0.866.*elevation_deg"),
+        (LINE, SearchRegion((0.0, 0.0), (-0.5, 0.5), (0.2, 2.0)), "v from -0.5 to 0.5"),
+        (ArrayGeometry(1, 8), ANYWHERE, "u from .*azimuth_deg"),
+    ],
+)
+def test_a_line_is_not_asked_for_what_it_cannot_see(array, region, blind):
+    with pytest.raises(ValueError, match=f"cannot see how a source turns .* {blind}"):
+        localize(heard_by(array, PAIRS), "nomp", 1, region=region)
+
+
+def test_a_line_along_y_sees_elevation():
+    truth = PAIRS[..., [1, 0, 2]]
+    region = SearchRegion((0.0, 0.0), (-0.9, 0.9), (0.0, 0.0))
+    found = localize(heard_by(ArrayGeometry(1, 8), truth), "nomp", 2, region=region)
+    torch.testing.assert_close(
+        found.sources.parameters[..., 1].sort(-1).values, PAIRS[..., 0], atol=2e-3, rtol=0.0
+    )

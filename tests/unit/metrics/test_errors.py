@@ -98,9 +98,16 @@ def test_rmspe_is_that_of_the_best_order():
     assert mean == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_wrapping_changes_nothing_in_front_of_the_array():
-    pair = (at_azimuths([-89.0, 10.0]), at_azimuths([89.0, 12.0]))
-    torch.testing.assert_close(azimuth_rmspe(*pair), azimuth_rmspe(*pair, wrap=False))
+def test_wrapping_takes_differences_modulo_half_a_circle():
+    pair = (at_azimuths([-89.0, 10.0], [-80.0, 20.0]), at_azimuths([89.0, 12.0], [50.0, 20.0]))
+    plain, wrapped = (azimuth_rmspe(*pair, wrap=w).rad2deg().tolist() for w in (False, True))
+    # -89 for 89 is off by 2 degrees; in the best order of the plain errors 10 stands for 89
+    assert wrapped == pytest.approx([2.0, math.sqrt(50.0**2 / 2)])
+    assert plain == pytest.approx(
+        [math.sqrt((79.0**2 + 101.0**2) / 2), math.sqrt((30.0**2 + 100.0**2) / 2)]
+    )
+    for wrap, expected in ((False, plain), (True, wrapped)):
+        assert value(AzimuthRMSPE(wrap=wrap), pair) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_scenes_without_a_match_do_not_count_in_rmspe():

@@ -110,3 +110,22 @@ def test_sources_move_to_a_device_unchanged():
     moved = sources.to("cpu")
     assert isinstance(moved, Sources)
     torch.testing.assert_close(moved.parameters, sources.parameters, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        SearchRegion((-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0)),
+        SearchRegion((0.5, 0.9), (0.5, 0.95), (0.0, 0.0)),
+        SearchRegion((-1.0, 1.0), (0.6, 0.6), (0.0, 0.0)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clamping_stays_in_the_box_and_in_the_unit_disc(region, dtype):
+    generator = torch.Generator().manual_seed(0)
+    clamped = region.clamp(4.0 * torch.rand(1000, 3, generator=generator, dtype=dtype) - 2.0)
+    for column, (low, high) in zip(clamped.unbind(-1), region.bounds.values(), strict=True):
+        assert column.min() >= low - 1e-6
+        assert column.max() <= high + 1e-6
+    assert clamped[:, :2].square().sum(-1).max() <= 1.0
+    torch.testing.assert_close(region.clamp(clamped), clamped)
