@@ -49,5 +49,5 @@ def draw_error_curves(
     axes.set_yscale("log")
     axes.set(xlabel="SNR (dB)", ylabel=unit, title=title)
     axes.grid(which="both", alpha=0.25)
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", fontsize="small")
     return figure
