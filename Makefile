@@ -32,8 +32,9 @@ fix: $(ready)  ## what ruff can mend by itself
 	$(bin)/ruff format .
 	$(bin)/ruff check --fix .
 
+# pytest ends with 5 where it finds no test: no failure, while no test is that long.
 slow: $(ready)  ## tests longer than a minute
-	$(bin)/python -m pytest -m "slow and not gpu"
+	$(bin)/python -m pytest -m "slow and not gpu" || [ $$? -eq 5 ]
 
 bench: $(ready)  ## the tables of benchmarks/, as JSON beside the scripts' output
 	mkdir -p runs/benchmarks
