@@ -97,19 +97,31 @@ class Dictionary:
         v, u, rho = index.unbind(-1)
         return self.cells[(v * n_u + u) * n_rho + rho]
 
-    def _gains(
-        self, lines: Complex[Tensor, "channel blocks scene line row"], n_snapshots: int
-    ) -> Float[Tensor, "channel scene cell"]:
+    def products(
+        self, lines: Complex[Tensor, "channel blocks some line row"]
+    ) -> Float[Tensor, "channel blocks some line 2 cell"]:
+        """d^H x of every cell, as real and imaginary part.
+
+        Args:
+            lines: x, any number of them.
+
+        Returns:
+            Of the lines' unit.
+        """
         real, imaginary = lines.real, lines.imag
         # d^H r = (Dr' rr + Di' ri) + j (Dr' ri - Di' rr)
         parts = torch.stack(
             (torch.cat((real, imaginary), -1), torch.cat((imaginary, -real), -1)), dim=-2
         )
         products = parts.flatten(2, 4) @ self.parts
-        n_channels, n_blocks, n_scenes, n_lines, _ = lines.shape
-        products = products.square_().reshape(n_channels, n_blocks, n_scenes, 2 * n_lines, -1)
-        heard = products[:, :, :, : 2 * n_snapshots].sum(3)
-        spanned = products[:, :, :, 2 * n_snapshots :].sum(3)
+        return products.reshape(*lines.shape[:4], 2, -1)
+
+    def _gains(
+        self, lines: Complex[Tensor, "channel blocks scene line row"], n_snapshots: int
+    ) -> Float[Tensor, "channel scene cell"]:
+        products = self.products(lines).square_()
+        heard = products[:, :, :, :n_snapshots].sum((3, 4))
+        spanned = products[:, :, :, n_snapshots:].sum((3, 4))
         power = self.power[:, :, None]
         gains: Tensor = heard / torch.maximum(power - spanned, NORM_FLOOR * power)
         return gains.sum(1)

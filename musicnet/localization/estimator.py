@@ -4,19 +4,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
-from musicnet.localization import likelihood_methods, subspace_methods
+from musicnet.localization import likelihood_methods, neural_methods, subspace_methods
 from musicnet.localization.confidence import assess
 from musicnet.localization.estimates import Estimates
+from musicnet.localization.likelihood_methods import Counts
 from musicnet.localization.task import Count, Task, make_task, with_slots
+from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
-
-Counts = Int[Tensor, "channel scene"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ _METHODS = {
     "bartlett": Method(subspace_methods.bartlett, subspace_methods.count_by_eigenvalues),
 }
 
-METHODS = ("auto", *_METHODS)
+METHODS = ("auto", "neural", *_METHODS)
 """Names that `localize` knows."""
 
 
@@ -54,11 +54,14 @@ def localize(
     region: SearchRegion,
     most_sources: int | None = None,
     is_noise_known: bool = True,
+    pretrained: Pretrained | None = None,
 ) -> Estimates:
     """Finds the sources of every scene, and how sure they are.
 
     ==============  ===========================================================================
-    ``auto``        multistart for plain arrays, where it costs little; nomp behind a surface
+    ``auto``        neural where a network is given; else multistart for plain arrays, where it
+                    costs little, and nomp behind a surface
+    ``neural``      a trained network's sources, refined by maximum likelihood
     ``nomp``        maximum likelihood from a greedy search; any array, near or far
     ``multistart``  the same from four first sources, the most likely answer wins: slower, surer
     ``music``       MUSIC spectrum, refined off the grid; any array
@@ -82,6 +85,7 @@ def localize(
         most_sources: most that are looked for where they are counted; None is 6, or as many as
             the sensors can tell apart.
         is_noise_known: False where ``noise_power`` is a rough guess that counting must not rely on.
+        pretrained: the network of method neural; `auto` takes it as well.
 
     Returns:
         Estimates of the same batch, NaN in slots without.
@@ -98,17 +102,29 @@ def localize(
         task = make_task(
             observation, region, n_sources, most_sources, is_noise_known=is_noise_known
         )
-        name = _choice(task) if method == "auto" else method
-        return _run(task, name)
+        name = _choice(task, pretrained) if method == "auto" else method
+        return _run(task, name, _method(name, pretrained))
 
 
-def _choice(task: Task) -> str:
+def _choice(task: Task, pretrained: Pretrained | None) -> str:
     """The method that `auto` stands for."""
+    if pretrained is not None:
+        return "neural"
     return "multistart" if task.is_plain else "nomp"
 
 
-def _run(task: Task, name: str) -> Estimates:
-    method = _METHODS[name]
+def _method(name: str, pretrained: Pretrained | None) -> Method:
+    if name != "neural":
+        return _METHODS[name]
+    if pretrained is None:
+        raise ValueError("method neural needs a trained network: got pretrained=None.")
+    return Method(
+        partial(neural_methods.neural, pretrained=pretrained),
+        partial(neural_methods.count, pretrained=pretrained),
+    )
+
+
+def _run(task: Task, name: str, method: Method) -> Estimates:
     counts = method.count(task) if task.n_sources is None else task.n_sources
     counts = counts.masked_fill(task.spoilt, 0)
     found = with_slots(method.find(task, counts), task.most_sources)

@@ -1,0 +1,112 @@
+r"""What each source could be replaced by: the map of one source's gains, all others left as found.
+
+Taking source k out of a fit releases one direction of the signatures' span: its dual vector
+:math:`b_k`, normed, which is orthogonal to all the others' signatures. Hence
+
+.. math:: r_{-k} = r + b_k b_k^H y, \qquad P_{-k} = P + b_k b_k^H
+
+and the maps of all K sources follow from the products of one residual and 2 K directions with the
+dictionary, instead of K fits. The source itself explains :math:`o_k = \|b_k^H y\|^2`: where a cell
+far from it explains nearly as much, the source may stand in the wrong place.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from musicnet.estimation.dictionary import NORM_FLOOR, Dictionary
+from musicnet.estimation.linearization import Explanation
+
+# numbers in the largest intermediate map: within a processor's cache
+_CHUNK = 2**19
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Gains where one source is taken out.
+
+    Args:
+        own: power that the source explains beyond all others; 0 for empty slots.
+        gains: power that one source at a cell would explain in its stead; 0 for empty slots.
+        remaining: power that one more source would explain beside all that were found.
+    """
+
+    own: Float[Tensor, "channel scene source"]
+    gains: Float[Tensor, "channel scene source cell"]
+    remaining: Float[Tensor, "channel scene cell"]
+
+
+def leave_one_out(
+    dictionary: Dictionary, explanation: Explanation, present: Bool[Tensor, "channel scene source"]
+) -> LeftOut:
+    """Draws the map of every source with that source taken out.
+
+    Args:
+        dictionary: cells to try.
+        explanation: what the sources explain.
+        present: slots that hold a source.
+
+    Returns:
+        Linear power >= 0.
+    """
+    duals, heard = _duals(explanation, present)
+    own = torch.view_as_real(heard).square().sum((2, 4, 5))
+    n_lines = (1 + present.shape[-1]) * heard.shape[-1] + 2 * present.shape[-1]
+    size = max(1, _CHUNK // (2 * n_lines * dictionary.power[0].numel()))
+    pieces = [
+        _maps(dictionary, *some)
+        for some in zip(
+            torch.split(explanation.residual, size, dim=1),
+            torch.split(explanation.basis, size, dim=1),
+            torch.split(duals, size, dim=1),
+            torch.split(heard, size, dim=1),
+            strict=True,
+        )
+    ]
+    gains = torch.cat([piece[0] for piece in pieces], dim=1)
+    remaining = torch.cat([piece[1] for piece in pieces], dim=1)
+    return LeftOut(own, gains.masked_fill(~present[..., None], 0.0), remaining)
+
+
+def _duals(
+    explanation: Explanation, present: Bool[Tensor, "channel scene source"]
+) -> tuple[
+    Complex[Tensor, "channel scene blocks source row"],
+    Complex[Tensor, "channel scene blocks source snapshot"],
+]:
+    """b_k, and b_k^H y of every snapshot; 0 for empty slots."""
+    factor = explanation.factor
+    identity = torch.eye(factor.shape[-1]).to(factor).expand_as(factor)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)  # L^-1
+    # signatures are basis^T L^T, so that the duals are the basis mixed by L^-H
+    duals = inverse.mT @ explanation.basis
+    length = torch.view_as_real(inverse).square().sum((-3, -1)).clamp_min(_TINY).sqrt()
+    there = present[:, :, None, :, None].to(length.dtype) / length[..., None]
+    return duals * there, explanation.amplitudes * there
+
+
+def _maps(
+    dictionary: Dictionary,
+    residual: Complex[Tensor, "channel scene blocks snapshot row"],
+    basis: Complex[Tensor, "channel scene blocks source row"],
+    duals: Complex[Tensor, "channel scene blocks source row"],
+    heard: Complex[Tensor, "channel scene blocks source snapshot"],
+) -> tuple[Float[Tensor, "channel scene source cell"], Float[Tensor, "channel scene cell"]]:
+    n_snapshots, n_sources = residual.shape[3], basis.shape[3]
+    # r_-k of every source and snapshot: (channel, scene, blocks, source, snapshot, row)
+    without = residual[:, :, :, None] + heard[..., None] * duals[:, :, :, :, None]
+    lines = torch.cat((residual, without.flatten(3, 4), basis, duals), dim=3).transpose(1, 2)
+    power = dictionary.products(lines).square_().sum(4)  # (channel, blocks, scene, line, cell)
+    left, found, spanned, released = power.split_with_sizes(
+        (n_snapshots, n_sources * n_snapshots, n_sources, n_sources), dim=3
+    )
+    whole = dictionary.power[:, :, None]
+    norm = whole - spanned.sum(3)
+    floor = NORM_FLOOR * whole
+    remaining = left.sum(3) / torch.maximum(norm, floor)
+    norms = torch.maximum(norm[:, :, :, None] + released, floor[:, :, :, None])
+    gains = found.unflatten(3, (n_sources, n_snapshots)).sum(4) / norms
+    return gains.sum(1), remaining.sum(1)
