@@ -106,7 +106,8 @@ def moments_of(task: Task) -> list[Moments]:
     observation = task.observation
     positions = observation.positions
     if task.is_plain:
-        covariance = sample_covariance(observation.y)
+        # gains of different size leave noise that is not white; their phases are harmless
+        covariance = sample_covariance(observation.y / task.gains[:, None])
     else:
         covariance = element_covariance(observation.y, observation.operator)
     if not (task.is_far and is_mirrored(positions)):
