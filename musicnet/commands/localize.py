@@ -76,6 +76,7 @@ def positions(recording: ObservationFile, method: str, asked: Asked) -> dict[str
         ValueError: the method does not fit the recording, or there are no labels to count.
     """
     counts = _counts(recording, asked)
+    is_far = recording.region.inverse_range == (0.0, 0.0)
     scenes: dict[int, dict[str, Any]] = {}
     for index, operator in _groups(recording):
         heard = Observation(
@@ -89,7 +90,7 @@ def positions(recording: ObservationFile, method: str, asked: Asked) -> dict[str
         known = counts if counts is None or isinstance(counts, int) else counts[index]
         found = localize(heard, method, known, region=recording.region)
         cpu_ms = 1e3 * (time.process_time() - started) / len(index)
-        for scene, entry in zip(index.tolist(), _entries(found), strict=True):
+        for scene, entry in zip(index.tolist(), _entries(found, is_far=is_far), strict=True):
             scenes[scene] = {"scene": scene, "n_sources": 0, "cpu_ms": cpu_ms, **entry}
     config = {"command": "localize", "method": method, "n_sources": asked}
     origin = collect_provenance(
@@ -121,9 +122,9 @@ def _groups(recording: ObservationFile) -> Iterator[tuple[Int[Tensor, " scene"],
             yield some, operator
 
 
-def _entries(found: Estimates) -> Iterator[dict[str, Any]]:
+def _entries(found: Estimates, *, is_far: bool) -> Iterator[dict[str, Any]]:
     """What the file says about each scene."""
-    columns = _columns(found)
+    columns = _columns(found, is_far=is_far)
     resolved = found.sources.resolved
     for scene, n_declared in enumerate(found.n_sources.tolist()):
         # what the method declares and has not found stands last
@@ -142,13 +143,18 @@ def _entries(found: Estimates) -> Iterator[dict[str, Any]]:
         }
 
 
-def _columns(found: Estimates) -> dict[str, Tensor]:
+def _columns(found: Estimates, *, is_far: bool) -> dict[str, Tensor]:
     """Name -> value of every source, [scene, source]; units are in the names."""
     parameters = found.sources.parameters.double()
     azimuth, elevation = angles(parameters)
     std_azimuth, std_elevation = found.std_angles
     rho = parameters[..., 2]
     points, spread = to_xyz(parameters), found.std_xyz
+    if not is_far:
+        # among metres a unit vector would read as a source a metre away
+        at_infinity = (rho == 0)[..., None]
+        points = points.masked_fill(at_infinity, torch.nan)
+        spread = spread.masked_fill(at_infinity, torch.nan)
     return {
         "azimuth_deg": azimuth.rad2deg(),
         "elevation_deg": elevation.rad2deg(),

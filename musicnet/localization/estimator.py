@@ -79,8 +79,8 @@ def localize(
             share its costs.
         method: one of `METHODS`.
         n_sources: K of all scenes, or of each (any integer tensor of the batch's shape); None has
-            them counted: by the evidence of a pursuit (nomp, multistart, and whoever is given a
-            single snapshot), by MDL on eigenvalues (the others).
+            them counted: by the evidence of a pursuit (nomp, multistart, and whoever is given
+            fewer than two snapshots per element), by MDL on eigenvalues (the others).
         region: where sources may be; no estimate lies outside.
         most_sources: most that are looked for where they are counted; None is 6, or as many as
             the sensors can tell apart.
@@ -88,7 +88,11 @@ def localize(
         pretrained: the network of method neural; `auto` takes it as well.
 
     Returns:
-        Estimates of the same batch, NaN in slots without.
+        Estimates of the same batch, NaN in slots without. Error bars are those of maximum
+        likelihood at the estimate (`musicnet.localization.confidence`): honest for nomp and
+        multistart, about right for the others where sources are incoherent and well resolved.
+        Those of bartlett are always far too small with more than one source, and those of mvdr
+        where it hardly resolves them: what the other sources pull is no variance.
 
     Raises:
         ValueError: an unknown method, one that does not fit the array, or an observation or a

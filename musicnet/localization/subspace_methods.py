@@ -35,6 +35,8 @@ from musicnet.shapes import Covariance, Positions
 
 Counts = Int[Tensor, "channel scene"]
 
+# fewest for which eigenvalues are counted
+_SNAPSHOTS_PER_ROW = 2
 # numbers of the largest map of beams: 128 MB in single precision
 _CHUNK = 2**24
 # of a line that its parts keep: short parts tell more coherent sources apart, long ones are sharper
@@ -72,7 +74,7 @@ class Moments:
 
 
 def count_by_eigenvalues(task: Task) -> Int[Tensor, "channel scene"]:
-    """How many sources the covariance shows (MDL); a single snapshot asks the pursuit instead.
+    """How many sources the covariance shows (MDL); few snapshots ask the pursuit instead.
 
     Args:
         task: with ``n_sources`` unknown.
@@ -81,7 +83,8 @@ def count_by_eigenvalues(task: Task) -> Int[Tensor, "channel scene"]:
         From 0 to ``most_sources``: the most that any of its covariances shows, since coherent
         sources hide in the longer ones.
     """
-    if task.n_snapshots < 2:
+    # MDL's penalty is one of many snapshots: with few, noise counts as sources
+    if task.n_snapshots < _SNAPSHOTS_PER_ROW * len(task.observation.positions):
         return count_by_pursuit(task)
     counts = [
         minimum_description_length(
@@ -106,7 +109,8 @@ def moments_of(task: Task) -> list[Moments]:
     observation = task.observation
     positions = observation.positions
     if task.is_plain:
-        covariance = sample_covariance(observation.y)
+        # gains of different size leave noise that is not white; their phases are harmless
+        covariance = sample_covariance(observation.y / task.gains[:, None])
     else:
         covariance = element_covariance(observation.y, observation.operator)
     if not (task.is_far and is_mirrored(positions)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Complex, Int
 from torch import Tensor
 
 from musicnet.estimation.evidence import pursue
@@ -65,13 +65,18 @@ class Task:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether the elements are the rows: an array, no surface."""
+        """Whether every row hears an element of its own: an array, no surface."""
         operator = self.observation.operator
         n_operators, n_rows, n_elements = operator.shape[-3:]
         if n_operators != 1 or n_rows != n_elements:
             return False
-        identity = torch.eye(n_rows, dtype=operator.dtype, device=operator.device)
-        return bool((operator == identity).all())
+        gains = self.gains
+        return bool((operator == torch.diag_embed(gains)).all() and (gains != 0).all())
+
+    @property
+    def gains(self) -> Complex[Tensor, "channel 1 row"]:
+        """By how much each row of a plain array amplifies and turns what it hears."""
+        return self.observation.operator.diagonal(dim1=-2, dim2=-1)
 
     @property
     def is_far(self) -> bool:

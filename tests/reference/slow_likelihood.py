@@ -89,3 +89,49 @@ def slow_stochastic_bound(operator, steering_of, parameters, powers, noise_power
                 information[a, b] += n_snapshots * np.trace(first @ second).real
     n_positions = parameters.size
     return np.linalg.inv(information)[:n_positions, :n_positions]
+
+
+def slow_gaussian_misfit(y, covariance):
+    """Minus the log-density of independent Gaussian snapshots, without T N log pi."""
+    inverse = np.linalg.inv(covariance)
+    return sum(
+        np.linalg.slogdet(covariance)[1] + (snapshot.conj() @ inverse @ snapshot).real
+        for snapshot in y
+    )
+
+
+def slow_independent_misfit(y, signatures):
+    """Sources that know nothing of each other, in noise of power 1; and the price of K numbers."""
+    n_snapshots, n_sources = len(y), signatures.shape[1]
+    amplitudes = np.linalg.lstsq(signatures, y.T, rcond=None)[0]
+    noise = np.diag(np.linalg.inv(signatures.conj().T @ signatures)).real
+    power = np.maximum(np.mean(np.abs(amplitudes) ** 2, axis=1) - noise, noise)
+    covariance = np.eye(y.shape[1]) + signatures @ np.diag(power) @ signatures.conj().T
+    price = 0.5 * n_sources * np.log(n_snapshots) + np.log(power).sum()
+    return slow_gaussian_misfit(y, covariance) + price
+
+
+def slow_rank_covariance(y, signatures, rank):
+    """The likeliest covariance of symbols of a rank, in noise of power 1."""
+    basis = np.linalg.qr(signatures)[0]
+    seen = basis.conj().T @ (y.T @ y.conj()) @ basis / len(y)
+    values, vectors = np.linalg.eigh(seen)
+    beyond = np.maximum(values - 1.0, 0.0)
+    beyond[: len(values) - rank] = 0.0
+    inverse = np.linalg.pinv(signatures)
+    field = basis @ vectors @ np.diag(beyond) @ vectors.conj().T @ basis.conj().T
+    return inverse @ field @ inverse.conj().T
+
+
+def slow_coherent_misfit(y, signatures):
+    """Symbols of the best rank, in noise of power 1; and the price of 2 K r - r^2 numbers."""
+    n_snapshots, n_sources = len(y), signatures.shape[1]
+    noise = np.trace(np.linalg.inv(signatures.conj().T @ signatures)).real
+    full = np.trace(slow_rank_covariance(y, signatures, n_sources)).real
+    misfits = []
+    for rank in range(1, n_sources + 1):
+        symbols = slow_rank_covariance(y, signatures, rank)
+        covariance = np.eye(y.shape[1]) + signatures @ symbols @ signatures.conj().T
+        n_free = 2 * n_sources * rank - rank**2
+        misfits.append(slow_gaussian_misfit(y, covariance) + 0.5 * n_free * np.log(n_snapshots))
+    return min(misfits) + n_sources * np.log(max(full, noise) / n_sources)

@@ -281,3 +281,23 @@ def test_a_failed_write_leaves_the_old_answer(tmp_path, capsys):
     assert command.run([str(FAR), "--method", "esprit", "--output", str(folder)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_source_at_infinity_has_no_place_among_near_ones():
+    recording = read_observations(NEAR)
+    # conjugated, waves are curved the other way: a plane one comes closest
+    bent = replace(
+        recording,
+        y=recording.y.conj().resolve_conj(),
+        range_m=(recording.range_m[0], math.inf),
+    )
+    trees = [command.positions(heard, "nomp", 1)["scenes"] for heard in (recording, bent)]
+    (near, far) = ([scene["sources"][0] for scene in scenes] for scenes in trees)
+    assert all(source["range_m"] is not None and source["std_x"] is not None for source in near)
+    at_infinity = [source for source in far if source["range_m"] is None]
+    assert len(at_infinity) > len(far) // 2
+    for source in at_infinity:
+        assert source["azimuth_deg"] is not None
+        assert source["std_azimuth_deg"] is not None
+        for name in ("x", "y", "z", "std_x", "std_y", "std_z", "std_range_m"):
+            assert source[name] is None

@@ -65,6 +65,25 @@ def test_every_method_finds_two_far_sources(method):
     torch.testing.assert_close(found.sources.u.sort(-1).values, PAIRS[..., 0], atol=near, rtol=0.0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_known_gains_of_the_sensors_change_nothing(method):
+    heard = heard_by(LINE, PAIRS)
+    turns = torch.linspace(0.0, 9.0, 8)
+    gains = torch.polar(torch.linspace(0.8, 1.2, 8), turns)
+    heard = replace(heard, y=heard.y * gains, operator=torch.diag(gains)[None])
+    found = localize(heard, method, 2, region=SECTOR)
+    assert found.method == ("multistart" if method == "auto" else method)
+    near = 0.05 if method == "bartlett" else 2e-3
+    torch.testing.assert_close(found.sources.u.sort(-1).values, PAIRS[..., 0], atol=near, rtol=0.0)
+
+
+@pytest.mark.parametrize("n_snapshots", [4, 8, 12])
+def test_few_snapshots_are_counted_as_well(n_snapshots):
+    heard = heard_by(LINE, PAIRS.repeat(60, 1, 1), n_snapshots=n_snapshots, noise=0.3)
+    found = localize(heard, "root-music", region=SECTOR)
+    assert (found.n_sources == 2).float().mean() > 0.97
+
+
 @pytest.mark.parametrize("method", [name for name in NAMED if name not in ("mvdr", "bartlett")])
 def test_coherent_sources_are_found_and_counted(method):
     found = localize(heard_by(LINE, PAIRS, coherent=True), method, region=SECTOR)
