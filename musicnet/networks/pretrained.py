@@ -92,19 +92,37 @@ def load_pretrained(path: str | Path) -> Pretrained:
         settings = from_plain(
             NetworkSettings, file.description["network"], "network", fill_defaults=True
         )
-        network = _untrained(scene, settings)
-        _check_tensors(file.tensors, network.state_dict())
+        network = restored(scene, settings, file.tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    network.load_state_dict(file.tensors)
     return Pretrained(
         name=Path(path).stem,
-        network=network.requires_grad_(requires_grad=False).eval(),
+        network=network,
         scene=scene,
         card=file.description["card"],
         settings=settings,
         sha256=file.sha256,
     )
+
+
+def restored(scene: Scene, settings: NetworkSettings, tensors: Mapping[str, Tensor]) -> NeuralMusic:
+    """Builds a network and fills it.
+
+    Args:
+        scene: what it was trained for.
+        settings: sizes of the network.
+        tensors: its parameters and what else it keeps, by name.
+
+    Returns:
+        The network in eval mode, without gradients.
+
+    Raises:
+        ValueError: a tensor is missing, unknown, of another shape or type, or not finite; one line.
+    """
+    network = _untrained(scene, settings)
+    _check_tensors(tensors, network.state_dict())
+    network.load_state_dict(tensors)
+    return network.requires_grad_(requires_grad=False).eval()
 
 
 def shipped() -> dict[str, Path]:

@@ -37,7 +37,9 @@ def from_file(path):
             FLAT,
             symbols="data",
             coherent_share=0.25,
-            imperfections=Imperfections(phase_deg=10.0, position_wavelengths=0.02, coupling_db=-20),
+            imperfections=Imperfections(
+                phase_deg=10.0, position_wavelengths=0.02, coupling_db=-20.0
+            ),
         ),
         Scene(
             ArrayGeometry(4, 4),
