@@ -50,6 +50,7 @@ def card_of(
     """What a user of the weights must know; JSON types."""
     origin = read_provenance(run)
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    # whoever moves a run folder must keep its files' times
     ended = datetime.fromtimestamp((run / LAST).stat().st_mtime, timezone.utc)
     minutes = (ended - datetime.fromisoformat(origin.started)).total_seconds() / 60.0
     return {
