@@ -1,5 +1,5 @@
 # Every target sets itself up: on a fresh clone any of them may be the first command.
-.PHONY: overfit test lint fix slow bench clean
+.PHONY: overfit test lint fix slow bench weights clean
 
 python ?= python3
 bin := .venv/bin
@@ -40,6 +40,11 @@ bench: $(ready)  ## the tables of benchmarks/, as JSON beside the scripts' outpu
 	mkdir -p runs/benchmarks
 	$(bin)/python benchmarks/gate.py --json runs/benchmarks/gate.json
 	$(bin)/python benchmarks/scenes.py --json runs/benchmarks/scenes.json
+
+# One name or several: make weights names=ula
+names ?= ris ula
+weights: $(ready)  ## train again what ships in musicnet/weights
+	for name in $(names); do $(bin)/python benchmarks/train_weights.py $$name || exit 1; done
 
 clean:  ## the environment and caches; runs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -19,8 +19,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from musicnet.commands.weights_choice import choice_of, weights_for
 from musicnet.coordinates import angles, to_xyz
 from musicnet.localization import METHODS, Estimates, localize
+from musicnet.networks.pretrained import Pretrained, shipped
 from musicnet.recordings.observation_files import ObservationFile, read_observations
 from musicnet.records.atomic_files import write_json
 from musicnet.records.provenance import collect_provenance
@@ -52,15 +54,22 @@ def run(argv: Sequence[str]) -> int:
             recording = read_observations(arguments.file)
         for notice in noticed:
             sys.stderr.write(f"warning: {notice.message}\n")
-        tree = positions(recording, arguments.method, arguments.n_sources)
+        most = _most(_counts(recording, arguments.n_sources))
+        pretrained = weights_for(recording, arguments.method, arguments.weights, most)
+        tree = positions(recording, arguments.method, arguments.n_sources, pretrained)
         _write(tree, arguments.output)
+        # not before the work: a refusal is one line
+        if told := choice_of(arguments.method, pretrained):
+            sys.stderr.write(f"{told}\n")
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return _BAD_INPUT
     return 0
 
 
-def positions(recording: ObservationFile, method: str, asked: Asked) -> dict[str, Any]:
+def positions(
+    recording: ObservationFile, method: str, asked: Asked, pretrained: Pretrained | None = None
+) -> dict[str, Any]:
     """Localises all scenes of a recording.
 
     Args:
@@ -68,6 +77,7 @@ def positions(recording: ObservationFile, method: str, asked: Asked) -> dict[str
         method: one of `musicnet.localization.METHODS`.
         asked: sources of every scene, "truth" to take their number from the labels, None to have
             them counted.
+        pretrained: the network of methods neural and auto.
 
     Returns:
         The tree of ``musicnet.positions/1``, JSON types only.
@@ -88,11 +98,12 @@ def positions(recording: ObservationFile, method: str, asked: Asked) -> dict[str
         )
         started = time.process_time()
         known = counts if counts is None or isinstance(counts, int) else counts[index]
-        found = localize(heard, method, known, region=recording.region)
+        found = localize(heard, method, known, region=recording.region, pretrained=pretrained)
         cpu_ms = 1e3 * (time.process_time() - started) / len(index)
         for scene, entry in zip(index.tolist(), _entries(found, is_far=is_far), strict=True):
             scenes[scene] = {"scene": scene, "n_sources": 0, "cpu_ms": cpu_ms, **entry}
-    config = {"command": "localize", "method": method, "n_sources": asked}
+    weights = pretrained and {"name": pretrained.name, "sha256": pretrained.sha256}
+    config = {"command": "localize", "method": method, "n_sources": asked, "weights": weights}
     origin = collect_provenance(
         config, data_hash=recording.sha256, code_folder=Path(__file__).parent
     )
@@ -112,6 +123,10 @@ def _counts(recording: ObservationFile, asked: Asked) -> int | Int[Tensor, " sce
             "--n-sources out to have the sources counted."
         )
     return recording.truth.n_sources
+
+
+def _most(counts: int | Int[Tensor, " scene"] | None) -> int | None:
+    return int(counts.max()) if isinstance(counts, Tensor) else counts
 
 
 def _groups(recording: ObservationFile) -> Iterator[tuple[Int[Tensor, " scene"], int]]:
@@ -205,6 +220,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", type=Path, help="observations (musicnet.observations/1, .npz)")
     parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
+    parser.add_argument(
+        "--weights",
+        metavar="NAME|FILE",
+        help="trained network of the methods neural and auto: a name of those that ship "
+        f"({', '.join(shipped()) or 'none'}), or a file; default: the first that fits the array",
+    )
     parser.add_argument(
         "--n-sources",
         type=_asked,

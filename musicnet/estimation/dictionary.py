@@ -9,7 +9,7 @@ map is one real matrix product per channel.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -83,6 +83,12 @@ class Dictionary:
             [self._gains(some, n_snapshots) for some in torch.split(lines, size, dim=2)], dim=1
         )
         return gains.reshape(*gains.shape[:2], *self.grid.shape)
+
+    def of_channels(self, channels: Int[Tensor, " some"]) -> "Dictionary":
+        """The same cells for some channels; index of each, may repeat."""
+        if self.parts.shape[0] == 1:
+            return self
+        return replace(self, parts=self.parts[channels], power=self.power[channels])
 
     def parameters_at(self, index: Int[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
         """What lies at the centre of cells.

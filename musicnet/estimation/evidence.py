@@ -109,7 +109,7 @@ def log_evidence(
         amplitudes = amplitudes - n_amplitudes * n_sources * noise_power.log()
     powers = n_sources * (0.5 * math.log(n_amplitudes / (2.0 * math.pi)) + math.log(_POWER_SPREAD))
     information = around.curvature.double() / noise_power[..., None, None]
-    positions = _log_cells(problem, information)
+    positions = log_cells(problem, information)
     misfit = _misfit(problem, cost, n_free, is_noise_known=is_noise_known)
     return misfit - amplitudes - powers - positions + torch.lgamma(n_sources + 1.0)
 
@@ -138,10 +138,18 @@ def _log_power(
     return per_source.masked_fill(~present, 0.0).sum(-1)
 
 
-def _log_cells(
+def log_cells(
     problem: Problem, information: Float[Tensor, "channel scene unknown unknown"]
 ) -> Float[Tensor, "channel scene"]:
-    """Logarithm of how many distinguishable places the region has for these sources together."""
+    """How many distinguishable places the region has for all sources of a scene together.
+
+    Args:
+        problem: knows the region.
+        information: on all unknowns; 0 for empty slots.
+
+    Returns:
+        Natural logarithm, >= 0.
+    """
     low, high = problem.box[:, list(problem.active)].double().unbind(0)
     n_slots = information.shape[-1] // len(low)
     width = (high - low).repeat_interleave(n_slots) / math.sqrt(2.0 * math.pi)

@@ -72,6 +72,38 @@ class Found:
             take_scenes(self.cost, some),
         )
 
+    def single_out(self, wanted: Bool[Tensor, "channel scene"]) -> "Found":
+        """Sources of the wanted scenes, in the layout of `Problem.single_out`."""
+        return Found(
+            self.parameters[wanted][:, None],
+            self.present[wanted][:, None],
+            self.cost[wanted][:, None],
+        )
+
+    def put_back(self, wanted: Bool[Tensor, "channel scene"], singled_out: "Found") -> "Found":
+        """The same, with the wanted scenes taken from what was singled out."""
+        parameters, present, cost = self.parameters.clone(), self.present.clone(), self.cost.clone()
+        parameters[wanted] = singled_out.parameters[:, 0]
+        present[wanted] = singled_out.present[:, 0]
+        cost[wanted] = singled_out.cost[:, 0]
+        return Found(parameters, present, cost)
+
+    def in_order(self, order: Int[Tensor, "channel scene source"]) -> "Found":
+        """The same sources in another order of slots."""
+        return Found(
+            self.parameters.take_along_dim(order[..., None], dim=2),
+            self.present.take_along_dim(order, dim=2),
+            self.cost,
+        )
+
+    def chosen(self, better: Bool[Tensor, "channel scene"], other: "Found") -> "Found":
+        """The other's sources in the scenes where those are better; as many slots."""
+        return Found(
+            torch.where(better[..., None, None], other.parameters, self.parameters),
+            torch.where(better[..., None], other.present, self.present),
+            torch.where(better, other.cost, self.cost),
+        )
+
 
 def nothing(problem: Problem) -> Found:
     """No sources at all: where a search begins.
@@ -88,6 +120,23 @@ def nothing(problem: Problem) -> Found:
     return Found(parameters, parameters[..., 0].bool(), power)
 
 
+def surplus(problem: Problem, found: Found) -> Float[Tensor, "channel scene"]:
+    """How much more is left than noise leaves.
+
+    Args:
+        problem: knows the noise power.
+        found: sources so far.
+
+    Returns:
+        Standard deviations of what noise leaves; about normal where the sources are right.
+    """
+    n_sources = found.present.sum(-1)
+    n_amplitudes = problem.y.shape[2] * problem.n_snapshots
+    freedom = problem.n_explicable - n_sources * (n_amplitudes + 0.5 * len(problem.active))
+    freedom = freedom.clamp_min(1.0).to(found.cost.dtype)
+    return (found.cost / problem.noise_power - freedom) / freedom.sqrt()
+
+
 def is_settled(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
     """Whether what is left could be noise alone.
 
@@ -98,11 +147,7 @@ def is_settled(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
     Returns:
         True where the cost is not above what noise leaves, by two standard deviations.
     """
-    n_sources = found.present.sum(-1)
-    n_amplitudes = problem.y.shape[2] * problem.n_snapshots
-    freedom = problem.n_explicable - n_sources * (n_amplitudes + 0.5 * len(problem.active))
-    freedom = freedom.clamp_min(1.0).to(found.cost.dtype)
-    return found.cost <= problem.noise_power * (freedom + _DOUBT * freedom.sqrt())
+    return surplus(problem, found) <= _DOUBT
 
 
 def finish(problem: Problem, found: Found) -> Found:

@@ -108,5 +108,6 @@ def _maps(
     floor = NORM_FLOOR * whole
     remaining = left.sum(3) / torch.maximum(norm, floor)
     norms = torch.maximum(norm[:, :, :, None] + released, floor[:, :, :, None])
-    gains = found.unflatten(3, (n_sources, n_snapshots)).sum(4) / norms
+    by_source = found.reshape(*norms.shape[:3], n_sources, n_snapshots, -1)
+    gains = by_source.sum(4) / norms
     return gains.sum(1), remaining.sum(1)

@@ -106,6 +106,31 @@ class Problem:
             batch_shape=tuple(chosen.shape),
         )
 
+    def single_out(self, wanted: Bool[Tensor, "channel scene"]) -> "Problem":
+        """The wanted scenes alone, each as a channel of its own.
+
+        Where few scenes of each channel are wanted, nothing is computed for the others.
+
+        Args:
+            wanted: which scenes.
+
+        Returns:
+            A problem whose batch is (wanted scene, 1), in the order of ``values[wanted]``.
+        """
+        channels = wanted.nonzero()[:, 0]
+        y = self.y[wanted][:, None]
+        operator = self.operator
+        if operator is not None and operator.shape[0] > 1:
+            operator = operator[channels]
+        return replace(
+            self,
+            y=y,
+            operator=operator,
+            noise_power=self.noise_power[wanted][:, None],
+            unexplained=self.unexplained[wanted][:, None],
+            batch_shape=tuple(y.shape[:2]),
+        )
+
 
 def compress(observation: Observation, region: SearchRegion) -> Problem:
     r"""Makes an observation a small least-squares problem with the same answer.

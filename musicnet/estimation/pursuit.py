@@ -19,8 +19,9 @@ from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.spectrum import SearchGrid
 
-# steps of refinement after each new source
-_STEPS = 3
+GROWTH_STEPS = 3
+"""Steps of refinement after each new source."""
+
 # pairs of cells that are tried for each pair of sources taken out
 _PAIRS = 4
 
@@ -37,7 +38,7 @@ def omp(problem: Problem, grid: SearchGrid | None, n_sources: int | Int[Tensor, 
         Sources on the grid, without any refinement.
     """
     dictionary = Dictionary.over(problem, grid)
-    return _grow(problem, dictionary, _per_scene(problem, n_sources), steps=0)
+    return grow(problem, dictionary, counts_of(problem, n_sources), steps=0)
 
 
 def nomp(
@@ -67,7 +68,7 @@ def nomp(
     for pursuit with refinement over all sources at every step.
     """
     dictionary = Dictionary.over(problem, grid)
-    found = _grow(problem, dictionary, _per_scene(problem, n_sources), _STEPS)
+    found = grow(problem, dictionary, counts_of(problem, n_sources), GROWTH_STEPS)
     for _ in range(n_sweeps):
         found = redetect(problem, dictionary, found, ~is_settled(problem, found), n_starts)
     found = redetect(problem, dictionary, found, ~is_settled(problem, found), _PAIRS, n_out=2)
@@ -98,7 +99,7 @@ def multistart(
         ValueError: as many sources as rows, or more.
     """
     dictionary = Dictionary.over(problem, grid)
-    found = _grow(problem, dictionary, _per_scene(problem, n_sources), _STEPS)
+    found = grow(problem, dictionary, counts_of(problem, n_sources), GROWTH_STEPS)
     wanted = torch.ones_like(found.cost, dtype=torch.bool)
     for _ in range(n_sweeps):
         before = found.cost
@@ -113,7 +114,7 @@ def append(
     dictionary: Dictionary,
     found: Found,
     wanted: Bool[Tensor, "channel scene"],
-    steps: int = _STEPS,
+    steps: int = GROWTH_STEPS,
 ) -> Found:
     """Adds a slot, and to the wanted scenes the source that explains most of what is left.
 
@@ -147,19 +148,41 @@ def append(
     return wider.replaced(more, some, take_scenes(wanted, some))
 
 
-def _grow(
+def grow(
     problem: Problem, dictionary: Dictionary, n_sources: Int[Tensor, "channel scene"], steps: int
 ) -> Found:
+    """Greedy pursuit alone: one source after the other, nothing taken back.
+
+    Args:
+        problem: what has to be explained.
+        dictionary: cells to try.
+        n_sources: of each scene.
+        steps: of refinement after each new source; 0 leaves sources on the grid.
+
+    Returns:
+        As many sources as asked.
+    """
     found = nothing(problem)
     for k in range(int(n_sources.max())):
         found = append(problem, dictionary, found, n_sources > k, steps)
     return found
 
 
-def _per_scene(
+def counts_of(
     problem: Problem, n_sources: int | Int[Tensor, "*batch"]
 ) -> Int[Tensor, "channel scene"]:
-    """Number of sources in the layout of the problem, checked."""
+    """Number of sources in the layout of a problem.
+
+    Args:
+        problem: what has to be explained.
+        n_sources: of all scenes, or of each.
+
+    Returns:
+        Of each scene.
+
+    Raises:
+        ValueError: as many sources as rows, or more.
+    """
     counts = torch.as_tensor(n_sources, device=problem.y.device)
     counts = problem.flatten(counts.expand(problem.batch_shape))
     n_rows = problem.y.shape[-1]

@@ -4,7 +4,7 @@ Pursuit leaves sources merged that stand close together, or one of them where no
 one source at a time repairs most of that; two at a time the rest.
 """
 
-import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,8 +21,12 @@ from musicnet.estimation.refinement import refine
 _STEPS = 4
 # a trial has to win by more than what further steps would bring anyway
 _LEAST_WIN = 1e-3
+_LEAST_WIN_NEPERS = 0.05
 # trials that are refined at a time, to bound the memory
 _TRIALS = 8192
+
+Misfit = Callable[[Problem, Found], Float[Tensor, "channel scene"]]
+"""How badly sources fit; nepers."""
 
 
 def redetect(
@@ -32,6 +36,9 @@ def redetect(
     wanted: Bool[Tensor, "channel scene"],
     n_starts: int,
     n_out: int = 1,
+    *,
+    sets: Bool[Tensor, "set out source"] | None = None,
+    misfit: Misfit | None = None,
 ) -> Found:
     """Takes out every source once, or every pair, and keeps the best of all new starts.
 
@@ -45,19 +52,28 @@ def redetect(
         wanted: scenes to work on; the others stay as they are.
         n_starts: peaks, or pairs of cells, that are tried for what is taken out.
         n_out: sources that are taken out at a time, 1 or 2.
+        sets: slots to take out, a one for each; None tries all sets of ``n_out``.
+        misfit: what has to fall; None is the cost.
 
     Returns:
         The same sources, or better ones.
     """
     n_channels, n_slots = found.present.shape[0], found.present.shape[2]
     n_starts = min(n_starts, dictionary.cells.shape[0])
+    n_out = n_out if sets is None else sets.shape[1]
     packed = pack_scenes(wanted & (found.present.sum(-1) >= n_out))
     if packed.shape[1] == 0:
         return found
-    size = max(1, _TRIALS // (n_channels * math.comb(n_slots, n_out) * n_starts))
+    if sets is None:
+        sets = out_sets(n_slots, n_out, found.cost.device)
+    size = max(1, _TRIALS // (n_channels * len(sets) * n_starts))
     for some in torch.split(packed, size, dim=1):
-        better = _best_trial(problem, dictionary, found, some, n_starts, n_out)
-        is_better = better.cost < (1.0 - _LEAST_WIN) * take_scenes(found.cost, some)
+        better = _best_trial(problem, dictionary, found, some, n_starts, sets, misfit)
+        if misfit is None:
+            is_better = better.cost < (1.0 - _LEAST_WIN) * take_scenes(found.cost, some)
+        else:
+            part = problem.take(some)
+            is_better = misfit(part, better) < misfit(part, found.take(some)) - _LEAST_WIN_NEPERS
         found = found.replaced(better, some, is_better & take_scenes(wanted, some))
     return found
 
@@ -68,11 +84,11 @@ def _best_trial(
     found: Found,
     some: Int[Tensor, "channel some"],
     n_starts: int,
-    n_out: int,
+    sets: Bool[Tensor, "set out source"],
+    misfit: Misfit | None,
 ) -> Found:
     """The best trial of each scene: every set of sources out once, anew from each start."""
-    n_some = some.shape[1]
-    sets = _out_sets(found.present.shape[2], n_out, some.device)
+    n_some, n_out = some.shape[1], sets.shape[1]
     # one line per scene and set taken out, the sets of a scene in a row
     lines = some.repeat_interleave(len(sets), dim=1)
     slots = sets.repeat(n_some, 1, 1)  # (line, out, source)
@@ -87,16 +103,30 @@ def _best_trial(
     parameters = before.parameters
     for i in range(n_out):
         parameters = torch.where(slots[:, i, :, None], places[:, :, i, None], parameters)
-    refined = refine(problem.take(trials), parameters, before.present, _STEPS)
+    tried = problem.take(trials)
+    refined = refine(tried, parameters, before.present, _STEPS)
     was_there = (before.present | ~slots.any(1)).all(-1)
-    cost = refined.cost.masked_fill(~(was_there & is_place.flatten(1)), torch.inf)
-    cost = cost.reshape(len(some), n_some, -1)
-    best = cost.argmin(-1) + torch.arange(n_some, device=some.device) * cost.shape[-1]
-    return Found(refined.parameters, before.present, cost.flatten(1)).take(best)
+    is_trial = was_there & is_place.flatten(1)
+    all_trials = Found(
+        refined.parameters, before.present, refined.cost.masked_fill(~is_trial, torch.inf)
+    )
+    badness = all_trials.cost if misfit is None else misfit(tried, all_trials)
+    badness = badness.masked_fill(~is_trial, torch.inf).reshape(len(some), n_some, -1)
+    best = badness.argmin(-1) + torch.arange(n_some, device=some.device) * badness.shape[-1]
+    return all_trials.take(best)
 
 
-def _out_sets(n_slots: int, n_out: int, device: torch.device) -> Bool[Tensor, "set out source"]:
-    """All sets of slots to take out."""
+def out_sets(n_slots: int, n_out: int, device: torch.device) -> Bool[Tensor, "set out source"]:
+    """All sets of slots to take out.
+
+    Args:
+        n_slots: to choose from.
+        n_out: in a set.
+        device: where the answer lives.
+
+    Returns:
+        A one for each slot of a set.
+    """
     sets = torch.combinations(torch.arange(n_slots, device=device), n_out)
     return torch.nn.functional.one_hot(sets, n_slots).bool()
 

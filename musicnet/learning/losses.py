@@ -17,8 +17,10 @@ from musicnet.networks.head import PseudoSpectrum
 from musicnet.scene.sources import Sources
 from musicnet.shapes import Map
 
-LossTerm = Literal["spectrum", "offsets"]
+LossTerm = Literal["spectrum", "offsets", "trust"]
 LOSS_TERMS: tuple[LossTerm, ...] = get_args(LossTerm)
+SPECTRUM_TERMS: tuple[LossTerm, ...] = ("spectrum", "offsets")
+"""Those of the pseudo-spectrum; ``trust`` is in `musicnet.learning.trust_examples`."""
 
 _SPREAD = (0.6, 0.6, 0.7)  # of a target along (v, u, rho), in cells
 _FOCUS = 2  # power that quiets the cells that are right already
@@ -137,7 +139,7 @@ def _searched(shape: tuple[int, int, int], device: torch.device) -> Bool[Tensor,
 def loss_terms(
     spectrum: PseudoSpectrum, truth: Sources, grid: SearchGrid
 ) -> dict[str, Float[Tensor, ""]]:
-    """All terms, unweighted, under the names that phases weigh them by.
+    """The terms of the pseudo-spectrum, unweighted, under the names that phases weigh them by.
 
     Args:
         spectrum: of the network.
@@ -145,7 +147,7 @@ def loss_terms(
         grid: of the spectrum.
 
     Returns:
-        One scalar per name in ``LOSS_TERMS``.
+        One scalar per name in ``SPECTRUM_TERMS``.
     """
     targets = Targets.on_grid(truth, grid)
     return {

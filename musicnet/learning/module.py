@@ -1,6 +1,6 @@
 """MusicNet: the network, its losses and phases, trained through the gate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -19,10 +19,14 @@ from musicnet.learning.batches import SceneBatch
 from musicnet.learning.evaluation import evaluation_metrics
 from musicnet.learning.losses import loss_terms
 from musicnet.learning.phases import Phase, check_phases, joint, phase_index
+from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.scene.scene import Scene
 from musicnet.scene.sources import Sources
+
+TRUST_SHARE = 4
+"""One channel in so many of a training batch makes examples of trust."""
 
 EvaluationPrefix = Literal["val/", "val/averaged_", "test/"]
 
@@ -74,6 +78,12 @@ class MusicNet(GatedModule):
         check_phases(self.phases, [group.name for group in self.parameter_groups])
         self.scene = scene
         self.network = NeuralMusic(scene, NetworkSettings() if network is None else network)
+        if _weighs_trust(self.phases) != (self.network.head.trust is not None):
+            raise ValueError(
+                "a trust head and a loss term for it need each other: got "
+                f"network.n_trust={0 if network is None else network.n_trust} with the weights "
+                f"{[phase.weights for phase in self.phases]}. Set both or neither."
+            )
         prefixes: tuple[EvaluationPrefix, ...] = ("val/", "val/averaged_", "test/")
         self._metrics = {p: evaluation_metrics(far_field=scene.far_field) for p in prefixes}
         # fixed data bring the same batch objects again, and an image has no weights
@@ -98,7 +108,7 @@ class MusicNet(GatedModule):
     @override
     def compute_loss(self, batch: SceneBatch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of the present phase, and the total of the final one."""
-        terms = loss_terms(self(batch), _known(batch), self.network.grid)
+        terms = self._terms(self(batch), batch)
         return {
             "loss": self.phases[self.phase_index].total(terms),
             "total": self.phases[-1].total(terms),
@@ -163,10 +173,33 @@ class MusicNet(GatedModule):
             self._images[batch] = image
         return image
 
+    def _terms(self, spectrum: PseudoSpectrum, batch: SceneBatch) -> dict[str, Tensor]:
+        """All loss terms that some phase weighs."""
+        terms = loss_terms(spectrum, _known(batch), self.network.grid)
+        if self.network.head.trust is not None and _weighs_trust(self.phases):
+            terms["trust"] = trust_loss(self.network.head.trust, list(self._examples(batch)))
+        return terms
+
+    def _examples(self, batch: SceneBatch) -> Iterator[TrustExample]:
+        truth, first = _known(batch), 0
+        law, region = self.scene.sources, self.scene.region
+        with torch.autocast(self.device.type, enabled=False):
+            for heard in batch.observations:
+                n_channels, n_scenes = heard.noise_power.shape
+                # they cost more than all the rest, and few teach enough
+                n_used = -(-n_channels // TRUST_SHARE) if self.training else n_channels
+                scenes = slice(first, first + n_used * n_scenes)
+                of_these = Sources(
+                    truth.parameters[scenes].reshape(n_used, n_scenes, -1, 3),
+                    truth.resolved[scenes].reshape(n_used, n_scenes, -1),
+                )
+                yield from trust_examples(heard.channels(n_used), of_these, law, region)
+                first += n_channels * n_scenes
+
     def _evaluate(self, batch: SceneBatch, prefix: EvaluationPrefix) -> None:
         truth = _known(batch)
         spectrum = self(batch)
-        terms = loss_terms(spectrum, truth, self.network.grid)
+        terms = self._terms(spectrum, batch)
         losses = {"loss": self.phases[-1].total(terms), **terms}
         self.log_dict(
             {f"{prefix}{name}": value for name, value in losses.items()},
@@ -200,6 +233,10 @@ def backbone_and_head() -> list[ParameterGroup]:
         ParameterGroup("backbone", ["network.backbone"]),
         ParameterGroup("head", ["network.head"], rate_scale=4.0),
     ]
+
+
+def _weighs_trust(phases: Sequence[Phase]) -> bool:
+    return any(phase.weights.get("trust", 0.0) > 0 for phase in phases)
 
 
 def _known(batch: SceneBatch) -> Sources:

@@ -3,33 +3,13 @@
 import math
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from musicnet.recordings.observation_files import ObservationFile
+from musicnet.scene.agreement import Difference, aperture_differences, wavelength_differences
 from musicnet.scene.scene import Scene
 from musicnet.scene.sources import Bounds
 
 _ROUNDING = 1e-5  # of bounds, that a file may hold in single precision
-_TOLERANCE = 1e-3  # of the wavelength, and of positions in wavelengths
-
-
-class _Difference(NamedTuple):
-    """One thing on which a recording and a scene do not agree.
-
-    Args:
-        name: of it.
-        recorded: in the file.
-        wanted: by the scene.
-        setting: what would make the scene agree; None where several keys could.
-    """
-
-    name: str
-    recorded: str
-    wanted: str
-    setting: str | None
-
-    def __str__(self) -> str:
-        return f"got {self.name}={self.recorded}, the scene has {self.wanted}"
 
 
 def check_recording(
@@ -68,7 +48,7 @@ def check_recording(
         )
 
 
-def _refusal(path: str, differences: list[_Difference]) -> str:
+def _refusal(path: str, differences: list[Difference]) -> str:
     """All that differs at once, so that one correction is enough."""
     settings = [one.setting for one in differences if one.setting is not None]
     advice = f" Set {' '.join(settings)}." if settings else ""
@@ -77,39 +57,25 @@ def _refusal(path: str, differences: list[_Difference]) -> str:
     return f"{path} must fit the scene: {'; '.join(map(str, differences))}.{advice}"
 
 
-def _physics(recording: ObservationFile, scene: Scene) -> Iterator[_Difference]:
+def _physics(recording: ObservationFile, scene: Scene) -> Iterator[Difference]:
     """What the network's shapes and its dictionary follow from."""
     field = "far" if scene.far_field else "near"
     if recording.field != field:
         range_m = "null" if recording.field == "far" else _text(recording.range_m)
-        yield _Difference("field", recording.field, field, f"scene.sources.range_m={range_m}")
+        yield Difference("field", recording.field, field, f"scene.sources.range_m={range_m}")
     n_blocks, n_rows = recording.y.shape[1:]
-    n_elements = recording.positions.shape[0]
-    if n_elements != scene.n_elements:
-        yield _Difference("elements", str(n_elements), str(scene.n_elements), None)
-    if n_rows != scene.n_rows:
-        yield _Difference("rows", str(n_rows), str(scene.n_rows), None)
+    yield from aperture_differences(scene, recording.positions, recording.wavelength, n_rows)
     if n_blocks != scene.n_blocks:
         setting = f"scene.n_snapshots={n_blocks}" if scene.surface is None else None
-        yield _Difference("blocks", str(n_blocks), str(scene.n_blocks), setting)
-    wavelength, wanted = f"{recording.wavelength:.10g}", f"{scene.wavelength_m:.10g}"
-    if not math.isclose(recording.wavelength, scene.wavelength_m, rel_tol=_TOLERANCE):
-        setting = f"scene.wavelength_m={wavelength}"
-        yield _Difference("wavelength_m", wavelength, wanted, setting)
-    if n_elements == scene.n_elements:
-        # each in wavelengths of its own, or another wavelength would look like another array
-        recorded = recording.positions / recording.wavelength
-        apart = float((recorded - scene.array.positions(1.0)).abs().max())
-        if apart > _TOLERANCE:
-            found = f"up to {apart:.3g} wavelengths off"
-            yield _Difference("element_positions", found, "those of its array", None)
+        yield Difference("blocks", str(n_blocks), str(scene.n_blocks), setting)
+    yield from wavelength_differences(scene, recording.wavelength)
     n_slots = 0 if recording.truth is None else recording.truth.resolved.shape[1]
     if n_slots > scene.sources.n_max:
         setting = f"scene.sources.n_max={n_slots}"
-        yield _Difference("n_max", str(n_slots), str(scene.sources.n_max), setting)
+        yield Difference("n_max", str(n_slots), str(scene.sources.n_max), setting)
 
 
-def _sector(recording: ObservationFile, scene: Scene) -> Iterator[_Difference]:
+def _sector(recording: ObservationFile, scene: Scene) -> Iterator[Difference]:
     """Where sources are searched."""
     law = scene.sources
     pairs = {
@@ -121,7 +87,7 @@ def _sector(recording: ObservationFile, scene: Scene) -> Iterator[_Difference]:
     for name, (recorded, wanted) in pairs.items():
         if not all(map(_is_same, recorded, wanted)):
             setting = f"scene.sources.{name}={_text(recorded)}"
-            yield _Difference(name, _text(recorded), _text(wanted), setting)
+            yield Difference(name, _text(recorded), _text(wanted), setting)
 
 
 def _is_same(one: float, other: float) -> bool:

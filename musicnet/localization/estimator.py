@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from musicnet.localization import likelihood_methods, neural_methods, subspace_methods
+from musicnet.localization import likelihood_methods, subspace_methods
 from musicnet.localization.confidence import assess
 from musicnet.localization.estimates import Estimates
 from musicnet.localization.likelihood_methods import Counts
+from musicnet.localization.neural_methods import NeuralSearch
 from musicnet.localization.task import Count, Task, make_task, with_slots
 from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.snapshots import Observation
@@ -107,7 +107,7 @@ def localize(
             observation, region, n_sources, most_sources, is_noise_known=is_noise_known
         )
         name = _choice(task, pretrained) if method == "auto" else method
-        return _run(task, name, _method(name, pretrained))
+        return _run(task, name, _method(name, task, pretrained))
 
 
 def _choice(task: Task, pretrained: Pretrained | None) -> str:
@@ -117,15 +117,13 @@ def _choice(task: Task, pretrained: Pretrained | None) -> str:
     return "multistart" if task.is_plain else "nomp"
 
 
-def _method(name: str, pretrained: Pretrained | None) -> Method:
+def _method(name: str, task: Task, pretrained: Pretrained | None) -> Method:
     if name != "neural":
         return _METHODS[name]
     if pretrained is None:
         raise ValueError("method neural needs a trained network: got pretrained=None.")
-    return Method(
-        partial(neural_methods.neural, pretrained=pretrained),
-        partial(neural_methods.count, pretrained=pretrained),
-    )
+    search = NeuralSearch(task, pretrained)
+    return Method(lambda _, counts: search.find(counts), lambda _: search.count())
 
 
 def _run(task: Task, name: str, method: Method) -> Estimates:

@@ -8,7 +8,6 @@ from musicnet.estimation.subspace_fitting import refit
 from musicnet.localization.task import Task
 from musicnet.scene.sources import Sources
 
-
 Counts = Int[Tensor, "channel scene"]
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from musicnet.networks.trust import TrustHead
 from musicnet.shapes import Map
 
 INITIAL_LOGIT = -4.0  # sources are rare: about two in a hundred cells before training
@@ -36,9 +37,10 @@ class Head(nn.Module):
     Args:
         n_channels: of the features.
         n_rho: planes of the grid.
+        n_trust: features of the trust head; 0 goes without.
     """
 
-    def __init__(self, n_channels: int, n_rho: int) -> None:
+    def __init__(self, n_channels: int, n_rho: int, n_trust: int = 0) -> None:
         super().__init__()
         self.outputs = nn.Conv2d(n_channels, n_rho * _N_OUTPUTS, kernel_size=1)
         self.score_weight = nn.Parameter(torch.ones(()))
@@ -46,6 +48,7 @@ class Head(nn.Module):
         with torch.no_grad():
             bias = cast("Tensor", self.outputs.bias)  # convolutions have one by default
             bias.zero_()[::_N_OUTPUTS] = INITIAL_LOGIT
+        self.trust = TrustHead(n_trust) if n_trust else None
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from musicnet.estimation.spectrum import SearchGrid
 from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
 from musicnet.networks.head import Head, PseudoSpectrum
 from musicnet.networks.image import image_of
+from musicnet.networks.trust import N_TRUST_HEADS
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
@@ -31,6 +32,8 @@ class NetworkSettings:
         n_v: cells along v, where v is searched.
         n_u: cells along u, where u is searched.
         n_rho: planes along inverse range, where that is searched.
+        n_trust: features per source of the head that judges found sources, a multiple of 4; 0 goes
+            without. It judges pilots behind a surface only.
 
     Raises:
         ValueError: a size out of range.
@@ -41,12 +44,17 @@ class NetworkSettings:
     n_v: int = 11
     n_u: int = 19
     n_rho: int = 8
+    n_trust: int = 0
 
     def __post_init__(self) -> None:
         if self.n_channels < N_NORM_GROUPS or self.n_channels % N_NORM_GROUPS:
             raise ValueError(
                 f"n_channels must be a positive multiple of {N_NORM_GROUPS}, the groups of the "
                 f"norms: got {self.n_channels}."
+            )
+        if self.n_trust < 0 or self.n_trust % N_TRUST_HEADS:
+            raise ValueError(
+                f"n_trust must be 0 or a positive multiple of {N_TRUST_HEADS}: got {self.n_trust}."
             )
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations must be at least 1: got {self.dilations}.")
@@ -80,7 +88,13 @@ class NeuralMusic(nn.Module):
         self.n_slots = scene.sources.n_max
         kernel = (1 if self.grid.n_v == 1 else 3, 1 if self.grid.n_u == 1 else 3)
         self.backbone = Backbone(self.image.n_maps, settings.n_channels, settings.dilations, kernel)
-        self.head = Head(settings.n_channels, self.grid.n_rho)
+        if settings.n_trust and (scene.surface is None or scene.symbols != "pilot"):
+            raise ValueError(
+                "the trust head judges pilots behind a surface: got "
+                f"n_trust={settings.n_trust} with symbols={scene.symbols!r} and "
+                f"{'no surface' if scene.surface is None else 'a surface'}. Set n_trust=0."
+            )
+        self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust)
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
         """Observation to pseudo-spectrum.

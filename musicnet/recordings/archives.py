@@ -51,7 +51,7 @@ def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> Archive:
         OSError: there is no such file, it is no regular file, or it may not be read.
         RecordingError: it is empty, truncated, damaged, too large or holds pickled objects.
     """
-    content = _read_regular_file(Path(path), max_bytes)
+    content = read_regular_file(Path(path), max_bytes)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
@@ -74,8 +74,20 @@ def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> Archive:
     return Archive(arrays, hashlib.sha256(content).hexdigest())
 
 
-def _read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """All bytes, without ever waiting for a pipe or a device."""
+def read_regular_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """All bytes of a file, without ever waiting for a pipe or a device.
+
+    Args:
+        path: a local file.
+        max_bytes: limit for its size.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        OSError: there is no such file, it is no regular file, or it may not be read.
+        RecordingError: it is empty or too large.
+    """
     try:
         facts = path.stat()
     except FileNotFoundError as error:

@@ -52,6 +52,15 @@ class Observation:
             positions=self.positions.to(device),
         )
 
+    def channels(self, n_channels: int) -> "Observation":
+        """The first channels alone, of a batch (channel, scene)."""
+        return replace(
+            self,
+            y=self.y[:n_channels],
+            operator=self.operator[:n_channels],
+            noise_power=self.noise_power[:n_channels],
+        )
+
 
 def block_generator(
     seed: int, split: str, epoch: int, block: int, device: torch.device | str = "cpu"

@@ -208,7 +208,7 @@ class SourceDraw:
 class SourceLaw:
     """How the sources of a scene are drawn: each coordinate uniform and independent.
 
-    The number of sources is uniform from ``n_min`` to ``n_max``.
+    The number of sources is uniform from ``n_min`` to ``n_max``, or has weights of its own.
 
     Args:
         n_min: fewest sources of a scene.
@@ -225,6 +225,8 @@ class SourceLaw:
         phase_deg: lowest and highest phase of a source's amplitude; equal ones make pilots, and
             coherent symbols, arrive in phase at the array's centre.
         min_separation_deg: least angle between the directions of two sources of a scene.
+        count_weights: how often each number of sources is drawn, from ``n_min`` on; None draws all
+            alike.
 
     Raises:
         ValueError: bounds that are not finite, descend or leave their interval; numbers that
@@ -241,6 +243,7 @@ class SourceLaw:
     path_loss_exponent: float = 0.0
     phase_deg: tuple[float, float] = (0.0, 360.0)
     min_separation_deg: float = 0.0
+    count_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_min <= self.n_max:
@@ -265,6 +268,16 @@ class SourceLaw:
                 "path loss shares out the total ratio of sources at known ranges: got "
                 f"path_loss_exponent={self.path_loss_exponent} with snr_of={self.snr_of!r} and "
                 f"range_m={self.range_m}. Set snr_of='total' and range_m, or the exponent to 0."
+            )
+        weights = self.count_weights
+        if weights is not None and not (
+            len(weights) == self.n_max - self.n_min + 1
+            and all(0.0 <= weight < math.inf for weight in weights)
+            and sum(weights) > 0.0
+        ):
+            raise ValueError(
+                "count_weights must hold one finite weight >= 0 for each number of sources, "
+                f"n_min={self.n_min} to n_max={self.n_max}, and not only zeros: got {weights}."
             )
         if not 0.0 <= self.min_separation_deg < 180.0:
             raise ValueError(
@@ -364,5 +377,11 @@ def _draw_constants(law: SourceLaw, device: torch.device) -> tuple[Tensor, Tenso
     # the first caller may be a validation loop, and its inference tensors would outlive it
     with torch.inference_mode(mode=False):
         low, high = torch.tensor(bounds, dtype=torch.float64)[..., None, None].unbind(1)
-        thresholds = torch.arange(1 - law.n_min, law.n_max + 1 - law.n_min, device=device)
-        return low.to(device, torch.float32), (high - low).to(device, torch.float32), thresholds
+        constants = low.to(device, torch.float32), (high - low).to(device, torch.float32)
+        if law.count_weights is None:
+            first = 1 - law.n_min
+            return *constants, torch.arange(first, first + law.n_max, device=device)
+        shares = torch.tensor(law.count_weights, dtype=torch.float64)
+        steps = shares.cumsum(0)[:-1] * (len(shares) / shares.sum())
+        always = torch.zeros(law.n_min, dtype=steps.dtype)
+        return *constants, torch.cat((always, steps)).to(device, torch.float32)

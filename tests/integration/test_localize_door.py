@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 from musicnet import __main__ as door
+from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
+from musicnet.networks.pretrained import save_pretrained
+from musicnet.records.provenance import hash_file
+from musicnet.scene.array import ArrayGeometry
+from musicnet.scene.scene import Scene
+from musicnet.scene.sources import SourceLaw
 
 pytestmark = pytest.mark.integration
 
@@ -36,6 +42,27 @@ def test_bad_input_ends_with_one_line_and_exit_code_one(tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: the number of sources must be smaller")
     assert not list(tmp_path.iterdir())
+
+
+def test_trained_weights_are_taken_from_a_file_and_named(tmp_path):
+    law = SourceLaw(n_max=3, azimuth_deg=(-90.0, 90.0), elevation_deg=(0.0, 0.0), range_m=None)
+    scene, settings = Scene(ArrayGeometry(8), law), NetworkSettings(n_channels=4, n_u=11)
+    weights, target = tmp_path / "own.safetensors", tmp_path / "out.json"
+    save_pretrained(weights, NeuralMusic(scene, settings), scene, settings, {"minutes": 0})
+    words = [FAR, "--method", "neural", "--weights", weights, "--n-sources", "truth"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "musicnet", "localize", *map(str, words), "--output", str(target)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == "weights: own\n"
+    tree = json.loads(target.read_text())
+    said = {source["method"] for entry in tree["scenes"] for source in entry["sources"]}
+    assert said == {"neural"}
+    origin = {"name": "own", "sha256": hash_file(weights)}
+    assert tree["provenance"]["config"]["weights"] == origin
 
 
 def test_a_misspelt_command_is_answered_with_the_right_one(capsys):

@@ -11,6 +11,7 @@ import torch
 
 from musicnet.commands import localize as command
 from musicnet.localization import METHODS, localize
+from musicnet.networks import pretrained
 from musicnet.recordings.observation_files import read_observations, write_observations
 from musicnet.records.provenance import hash_file
 from musicnet.scene.snapshots import Observation
@@ -25,6 +26,11 @@ KEYS = [
     *("std_azimuth_deg", "std_elevation_deg", "std_range_m", "std_x", "std_y", "std_z"),
     *("resolved", "method"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "no weights")
 
 
 def answer(tmp_path, file, *words):
@@ -121,7 +127,7 @@ def test_far_sources_have_no_range_but_a_unit_vector(tmp_path):
         assert math.hypot(*(source[axis] for axis in "xyz")) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "neural"])
 def test_every_method_answers_the_far_line(tmp_path, method):
     tree = answer(tmp_path, FAR, "--method", method, "--n-sources", "truth")
     said = {source["method"] for scene in tree["scenes"] for source in scene["sources"]}

@@ -7,7 +7,7 @@ import torch
 
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.learning.losses import (
-    LOSS_TERMS,
+    SPECTRUM_TERMS,
     Targets,
     loss_terms,
     offset_loss,
@@ -95,7 +95,7 @@ def test_a_perfect_spectrum_costs_nothing(grid):
     for cell, offset in zip(targets.cells[0, :2].tolist(), targets.offsets[0, :2], strict=True):
         offsets[0][tuple(cell)] = offset
     terms = loss_terms(PseudoSpectrum(logits, offsets), truth, grid)
-    assert tuple(terms) == LOSS_TERMS
+    assert tuple(terms) == SPECTRUM_TERMS
     assert terms["spectrum"] < 1e-6
     assert terms["offsets"] < 1e-5
 
@@ -134,7 +134,7 @@ def test_the_order_of_sources_does_not_matter(grid):
     spectrum = spectrum_like(grid)
     one = loss_terms(spectrum, sources_at(grid, (1.2, 2.4, 0.7), (0.0, 4.0, 3.0)), grid)
     other = loss_terms(spectrum, sources_at(grid, (0.0, 4.0, 3.0), (1.2, 2.4, 0.7)), grid)
-    for name in LOSS_TERMS:
+    for name in SPECTRUM_TERMS:
         torch.testing.assert_close(one[name], other[name])
 
 
@@ -142,7 +142,7 @@ def test_empty_slots_leave_no_trace(grid):
     spectrum = spectrum_like(grid)
     few = loss_terms(spectrum, sources_at(grid, (1.2, 2.4, 0.7), n_slots=1), grid)
     many = loss_terms(spectrum, sources_at(grid, (1.2, 2.4, 0.7), n_slots=4), grid)
-    for name in LOSS_TERMS:
+    for name in SPECTRUM_TERMS:
         torch.testing.assert_close(few[name], many[name])
 
 

@@ -1,0 +1,97 @@
+"""The network out of a checkpoint of its training, ready to be used or kept."""
+
+import io
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from musicnet.gate import checkpoints
+from musicnet.networks.neural_music import NetworkSettings
+from musicnet.networks.pretrained import Pretrained, restored
+from musicnet.recordings.archives import read_regular_file
+from musicnet.records.plain_data import from_plain
+from musicnet.scene.scene import Scene
+
+_PART = "network."  # of a MusicNet
+
+
+def read_checkpoint(path: str | Path) -> Pretrained:
+    """Reads the network of a checkpoint: the average of its weights if one was kept, else those.
+
+    Args:
+        path: a local checkpoint of a `MusicNet` that was built from configuration.
+
+    Returns:
+        The network in eval mode, without gradients, on the CPU. Its card says ``weights``
+        ("averaged" or "raw"), ``epochs`` and ``steps``; the hash is None.
+
+    Raises:
+        OSError: there is no such file, it is no regular file, or it may not be read.
+        ValueError: it is damaged or another model's; one line that names file and key.
+    """
+    checkpoint = _loaded(path)
+    try:
+        known = _entry(checkpoint, "hyper_parameters")
+        if "scene" not in known:
+            raise ValueError(
+                "hyper_parameters must hold the scene: got "
+                f"{', '.join(known) or 'none'}. A module built by hand leaves none; train from "
+                "configuration."
+            )
+        scene = from_plain(Scene, known["scene"], "scene", fill_defaults=True)
+        sizes = known.get("network") or {}  # null takes the defaults
+        settings = from_plain(NetworkSettings, sizes, "network", fill_defaults=True)
+        tensors = _own(_entry(checkpoint, "state_dict"))
+        average = (checkpoint.get(checkpoints.KEY) or {}).get("average") or {"n_averaged": 0}
+        is_averaged = average["n_averaged"] > 0
+        if is_averaged:
+            # kept in the dtype of sums, and without buffers that count
+            own = _own(average["weights"])
+            tensors |= {name: own[name].to(tensors[name].dtype) for name in own if name in tensors}
+        network = restored(scene, settings, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    card = {
+        "weights": "averaged" if is_averaged else "raw",
+        "epochs": int(checkpoint.get("epoch", -1)) + 1,
+        "steps": int(checkpoint.get("global_step", 0)),
+    }
+    return Pretrained(Path(path).stem, network, scene, card, settings)
+
+
+def _loaded(path: str | Path) -> dict[str, Any]:
+    """The checkpoint as plain data and tensors; nothing in it can run code."""
+    content = read_regular_file(Path(path))
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be a whole checkpoint of this program: got what is truncated, damaged or "
+            f"another format ({type(error).__name__})."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} must be a checkpoint: got a {type(checkpoint).__name__}.")
+    return checkpoint
+
+
+def _entry(checkpoint: dict[str, Any], key: str) -> dict[str, Any]:
+    entry = checkpoint.get(key)
+    if not isinstance(entry, dict):
+        raise ValueError(f"a checkpoint must hold {key!r}: got {', '.join(map(str, checkpoint))}.")
+    return dict(entry)
+
+
+def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part that belongs to the network."""
+    return {
+        name.removeprefix(_PART): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(_PART)
+    }

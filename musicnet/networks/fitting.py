@@ -1,0 +1,147 @@
+"""Which trained network may be used on what was heard."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from musicnet.networks.pretrained import Pretrained, load_pretrained, load_shipped, shipped
+from musicnet.scene.agreement import Difference, aperture_differences, wavelength_differences
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import Observation
+from musicnet.scene.sources import SearchRegion
+
+_MARGIN = 1e-3  # of a region's bounds in u and v, and in 1/r as a share of the largest
+
+
+def fits(
+    pretrained: Pretrained,
+    observation: Observation,
+    region: SearchRegion,
+    n_sources: int | None = None,
+) -> str | None:
+    """Whether a network may be used on an observation.
+
+    The elements must stand where the network's stand, in wavelengths; in the near field, where
+    distances count, the wavelength must be the same as well. Behind a surface the rows must be as
+    many, and in as many blocks, as the network was trained with, whatever the channel; an array
+    may take any number of snapshots. The region must lie within the network's own.
+
+    Args:
+        pretrained: the network.
+        observation: any leading axes; one or several operators.
+        region: where sources may be.
+        n_sources: most sources that will be asked for; None where they are to be counted.
+
+    Returns:
+        None if it may, else one line that says why not.
+    """
+    scene = pretrained.scene
+    differences = [
+        *_heard(scene, observation),
+        *_sought(scene, region, observation.wavelength),
+    ]
+    if n_sources is not None and n_sources > scene.sources.n_max:
+        differences.append(Difference("sources", str(n_sources), f"up to {scene.sources.n_max}"))
+    return "; ".join(map(_said, differences)) or None
+
+
+def choose(
+    observation: Observation, region: SearchRegion, n_sources: int | None = None
+) -> Pretrained | None:
+    """The first of the shipped networks that fits.
+
+    Networks for an array with errors of its own are passed over: whether a recording was made with
+    that very array only its owner knows.
+
+    Args:
+        observation: what was heard.
+        region: where sources may be.
+        n_sources: most sources that will be asked for; None where they are to be counted.
+
+    Returns:
+        The network, shared; None if none fits.
+
+    Raises:
+        OSError: a shipped file cannot be read.
+        ValueError: a shipped file is damaged.
+    """
+    for path in shipped().values():
+        pretrained = load_shipped(path)
+        is_ideal = pretrained.scene.imperfections is None
+        if is_ideal and fits(pretrained, observation, region, n_sources) is None:
+            return pretrained
+    return None
+
+
+def find_weights(word: str) -> Pretrained:
+    """The network that a word stands for.
+
+    Args:
+        word: a name of `shipped`, or a local file.
+
+    Returns:
+        The network.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: neither a name nor a file, or a file that holds no network; one line.
+    """
+    known = shipped()
+    if word in known:
+        return load_shipped(known[word])
+    is_name = not ("/" in word or "\\" in word or word.endswith(".safetensors"))
+    if is_name and not Path(word).exists():
+        near = get_close_matches(word, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        names = f"one of {', '.join(known)}" if known else "none ships with this version"
+        raise ValueError(f"weights must be a name ({names}) or a file: got {word!r}.{hint}")
+    return load_pretrained(word)
+
+
+def _said(difference: Difference) -> str:
+    return f"got {difference.name}={difference.found}, it was trained for {difference.wanted}"
+
+
+def _heard(scene: Scene, observation: Observation) -> Iterator[Difference]:
+    """What the network's image follows from."""
+    n_blocks, n_rows = observation.y.shape[-2:]
+    n_operators = observation.operator.shape[-3]
+    wavelength = observation.wavelength
+    yield from aperture_differences(scene, observation.positions, wavelength, n_rows)
+    if scene.surface is None:
+        if not _is_plain(observation):
+            yield Difference("operator", "another", "the identity of a plain array")
+        return
+    if n_blocks != scene.n_blocks:
+        yield Difference("blocks", str(n_blocks), f"{scene.n_blocks} ({scene.symbols} symbols)")
+    if n_operators != scene.n_blocks:
+        yield Difference("operators", str(n_operators), str(scene.n_blocks))
+
+
+def _sought(scene: Scene, region: SearchRegion, wavelength: float) -> Iterator[Difference]:
+    """Where the network can look."""
+    is_far = region.inverse_range == (0.0, 0.0)
+    if is_far != scene.far_field:
+        fields = {True: "far", False: "near"}
+        yield Difference("field", fields[is_far], fields[scene.far_field])
+        return
+    if not is_far:
+        yield from wavelength_differences(scene, wavelength)
+    for name, (low, high) in region.bounds.items():
+        lowest, highest = scene.region.bounds[name]
+        margin = _MARGIN * (highest if name == "inverse_range" else 1.0)
+        if low < lowest - margin or high > highest + margin:
+            found, wanted = (f"[{a:.4g},{b:.4g}]" for a, b in ((low, high), (lowest, highest)))
+            yield Difference(name, found, wanted)
+
+
+def _is_plain(observation: Observation) -> bool:
+    """Whether the elements are the rows."""
+    operator = observation.operator
+    n_operators, n_rows, n_elements = operator.shape[-3:]
+    if n_operators != 1 or n_rows != n_elements:
+        return False
+    identity = torch.eye(n_rows, dtype=operator.dtype, device=operator.device)
+    return bool((operator == identity).all())

@@ -1,0 +1,80 @@
+"""Which of the found sources to trust: a small network that weighs clues, source by source.
+
+Sources of a scene look at each other (attention), the more the closer they are: one that stands
+where two should be is betrayed by another that stands where none is.
+"""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from musicnet.estimation.clues import N_CLUES, Clues
+
+N_TRUST_HEADS = 4
+_N_LAYERS = 2
+_HIDDEN = -1e9
+
+
+class TrustHead(nn.Module):
+    """Clues to log-odds that each source stands where it belongs.
+
+    Args:
+        n_channels: features per source, a multiple of 4.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(
+            nn.Linear(N_CLUES, n_channels), nn.GELU(), nn.Linear(n_channels, n_channels)
+        )
+        self.layers = nn.ModuleList(_Layer(n_channels) for _ in range(_N_LAYERS))
+        self.out = nn.Linear(n_channels, 1)
+
+    def forward(self, clues: Clues) -> Float[Tensor, "channel scene source"]:
+        """Weighs the clues.
+
+        Args:
+            clues: to the sources of each scene.
+
+        Returns:
+            Log-odds; anything in empty slots.
+        """
+        features = self.embed(clues.of_sources)
+        for layer in self.layers:
+            features = layer(features, clues.log_distance, clues.present)
+        logits: Tensor = self.out(features)
+        return logits[..., 0]
+
+
+class _Layer(nn.Module):
+    """Attention among the sources of a scene, biased by their distance, and a step for each."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(n_channels)
+        self.asked = nn.Linear(n_channels, 3 * n_channels)
+        self.distance_weight = nn.Parameter(
+            nn.init.zeros_(self.asked.weight.new_empty(N_TRUST_HEADS))
+        )
+        self.told = nn.Linear(n_channels, n_channels)
+        self.step = nn.Sequential(
+            nn.LayerNorm(n_channels),
+            nn.Linear(n_channels, 2 * n_channels),
+            nn.GELU(),
+            nn.Linear(2 * n_channels, n_channels),
+        )
+
+    def forward(
+        self,
+        features: Float[Tensor, "channel scene source feature"],
+        log_distance: Float[Tensor, "channel scene source source"],
+        present: Bool[Tensor, "channel scene source"],
+    ) -> Float[Tensor, "channel scene source feature"]:
+        """Features of the same shape."""
+        asked = self.asked(self.norm(features)).unflatten(-1, (3, N_TRUST_HEADS, -1))
+        query, key, value = asked.movedim(-3, 0).transpose(-2, -3).unbind(0)  # (..., head, source,)
+        score = query @ key.mT / query.shape[-1] ** 0.5
+        score = score + self.distance_weight[:, None, None] * log_distance[..., None, :, :]
+        weight = score.masked_fill(~present[..., None, None, :], _HIDDEN).softmax(-1)
+        features = features + self.told((weight @ value).transpose(-2, -3).flatten(-2))
+        stepped: Tensor = features + self.step(features)
+        return stepped

@@ -1,0 +1,163 @@
+"""Localising with trained weights: which are taken, what is said, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from musicnet.commands import localize as command
+from musicnet.networks import pretrained as module
+from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
+from musicnet.networks.pretrained import save_pretrained
+from musicnet.records.provenance import hash_file
+from musicnet.scene.array import ArrayGeometry
+from musicnet.scene.scene import Scene
+from musicnet.scene.sources import SourceLaw
+from musicnet.scene.surface import Surface
+
+DATA = Path(__file__).parents[2] / "data"
+FAR, NEAR, SURFACE = (
+    DATA / f"{name}.npz" for name in ("ula_far_24", "ula_near_16", "ris_pilot_48")
+)
+TINY = NetworkSettings(n_channels=4, dilations=(1,), n_v=5, n_u=9, n_rho=3)
+LINE = SourceLaw(n_max=3, azimuth_deg=(-90.0, 90.0), elevation_deg=(0.0, 0.0), range_m=None)
+ULA = Scene(ArrayGeometry(8), LINE)
+NARROW = Scene(ArrayGeometry(8), SourceLaw(n_max=3, elevation_deg=(0.0, 0.0), range_m=None))
+RIS = Scene(ArrayGeometry(8, 8), SourceLaw(n_max=4), surface=Surface())
+
+
+@pytest.fixture(autouse=True)
+def shipped_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "weights"
+    monkeypatch.setattr(module, "WEIGHTS", folder)
+    return folder
+
+
+@pytest.fixture
+def ship(shipped_folder):
+    def put(**scenes):
+        for name, scene in scenes.items():
+            path = shipped_folder / f"{name}.safetensors"
+            save_pretrained(path, NeuralMusic(scene, TINY), scene, TINY, {})
+        return shipped_folder
+
+    return put
+
+
+@pytest.fixture
+def answer(tmp_path, capsys):
+    def ask(file, *words):
+        target = tmp_path / "positions.json"
+        assert command.run([str(file), *words, "--output", str(target)]) == 0
+        return json.loads(target.read_text(encoding="utf-8")), capsys.readouterr().err
+
+    return ask
+
+
+def methods(tree):
+    return {source["method"] for scene in tree["scenes"] for source in scene["sources"]}
+
+
+def weights(tree):
+    return tree["provenance"]["config"]["weights"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "scene"), [(FAR, "ula", ULA), (SURFACE, "ris", RIS)], ids=["ula", "ris"]
+)
+@pytest.mark.parametrize("method", ["auto", "neural"])
+@pytest.mark.parametrize("words", [("--n-sources", "truth"), ("--n-sources", "2")])
+def test_weights_that_fit_are_used_and_named(ship, answer, file, name, scene, method, words):
+    folder = ship(**{"another": NARROW, name: scene})
+    tree, told = answer(file, "--method", method, *words)
+    assert told == f"weights: {name}\n"
+    assert methods(tree) == {"neural"}
+    sha256 = hash_file(folder / f"{name}.safetensors")
+    assert weights(tree) == {"name": name, "sha256": sha256}
+
+
+def test_sources_may_be_counted(ship, answer):
+    ship(ula=ULA)
+    tree, _ = answer(FAR, "--method", "neural")
+    assert methods(tree) == {"neural"}
+
+
+@pytest.mark.parametrize(("file", "used"), [(FAR, "multistart"), (SURFACE, "nomp")])
+def test_without_any_shipped_auto_pursues_and_says_so(answer, file, used):
+    tree, told = answer(file, "--n-sources", "1")
+    assert told == "weights: none are shipped; pursuit is used instead\n"
+    assert methods(tree) == {used}
+    assert weights(tree) is None
+
+
+def test_where_none_fits_auto_pursues_and_says_so(ship, answer):
+    ship(ula=NARROW, ris=RIS)
+    tree, told = answer(FAR, "--n-sources", "1")
+    assert told == "weights: none of those that ship fits this recording; pursuit is used instead\n"
+    assert methods(tree) == {"multistart"}
+
+
+def test_a_classical_method_says_nothing_of_weights(ship, answer):
+    ship(ula=ULA)
+    tree, told = answer(FAR, "--method", "esprit", "--n-sources", "1")
+    assert told == ""
+    assert methods(tree) == {"esprit"}
+    assert weights(tree) is None
+
+
+@pytest.mark.parametrize("method", ["auto", "neural"])
+def test_weights_can_be_named(ship, answer, method):
+    ship(first=ULA, second=ULA)
+    tree, told = answer(FAR, "--method", method, "--weights", "second", "--n-sources", "1")
+    assert told == "weights: second\n"
+    assert weights(tree)["name"] == "second"
+
+
+def test_weights_can_be_a_file(ship, answer, tmp_path):
+    own = ship(ula=ULA).joinpath("ula.safetensors").rename(tmp_path / "own.safetensors")
+    tree, told = answer(FAR, "--weights", str(own), "--n-sources", "1")
+    assert told == "weights: own\n"
+    assert weights(tree) == {"name": "own", "sha256": hash_file(own)}
+
+
+def damaged(folder):
+    content = bytearray((folder / "ula.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "ula.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "reason"),
+    [
+        (NEAR, ["--method", "neural"], "none among those that ship (ris: got elements=15"),
+        (FAR, ["--method", "neural", "--n-sources", "4"], "ula: got sources=4"),
+        (FAR, ["--weights", "ulla"], "ris, ula) or a file: got 'ulla'. Did you mean 'ula'?"),
+        (FAR, ["--weights", "ris"], "--weights ris must fit the recording: got elements=8"),
+        (FAR, ["--weights", "no/such.safetensors"], "no such file: no/such.safetensors"),
+        (FAR, ["--weights", "https://a.b/c"], "local files only"),
+        (FAR, ["--weights", str(FAR)], "must be a whole safetensors file"),
+        (FAR, ["--method", "nomp", "--weights", "ula"], "got --method nomp"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(ship, tmp_path, capsys, file, words, reason):
+    ship(ula=ULA, ris=RIS)
+    target = tmp_path / "out.json"
+    assert command.run([str(file), *words, "--output", str(target)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert reason in line
+    assert not target.exists()
+
+
+def test_neural_without_any_shipped_is_one_line(capsys):
+    assert command.run([str(FAR), "--method", "neural"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none among those that ship (there are none)" in line
+
+
+@pytest.mark.parametrize("method", ["auto", "neural"])
+def test_damaged_weights_are_refused_and_not_passed_over(ship, capsys, method):
+    damaged(ship(ula=ULA))
+    assert command.run([str(FAR), "--method", method]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ula.safetensors fails its checksum" in line
