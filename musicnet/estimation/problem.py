@@ -119,13 +119,10 @@ class Problem:
         """
         channels = wanted.nonzero()[:, 0]
         y = self.y[wanted][:, None]
-        operator = self.operator
-        if operator is not None and operator.shape[0] > 1:
-            operator = operator[channels]
         return replace(
             self,
             y=y,
-            operator=operator,
+            operator=None if self.operator is None else self.operator[channels],
             noise_power=self.noise_power[wanted][:, None],
             unexplained=self.unexplained[wanted][:, None],
             batch_shape=tuple(y.shape[:2]),
