@@ -21,8 +21,9 @@ from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, finish
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem
-from musicnet.estimation.pursuit import GROWTH_STEPS, grow
+from musicnet.estimation.pursuit import grow
 from musicnet.estimation.redetection import out_sets, redetect
+from musicnet.estimation.refinement import refine
 from musicnet.networks.trust import TrustHead
 
 Trust = Float[Tensor, "channel scene source"]
@@ -50,6 +51,8 @@ class _Round:
 
 # each costs more than the one before, and looks at fewer scenes
 _ROUNDS = (_Round(4.0, 1, 2, 3), _Round(3.0, 2, 2, 8), _Round(0.0, 2, 4, 4))
+# of refinement after each new source, and after the last
+_GROWTH_STEPS, _STEPS = 2, 6
 # scenes at a time: a dictionary for each is a third of a megabyte on the default task
 _AT_ONCE = 256
 
@@ -57,7 +60,7 @@ _AT_ONCE = 256
 def first_answer(
     problem: Problem, dictionary: Dictionary, n_sources: Int[Tensor, "channel scene"]
 ) -> Found:
-    """Greedy pursuit, refined.
+    """Greedy pursuit, refined; in haste, since what goes wrong is looked at again.
 
     Args:
         problem: what was heard.
@@ -67,7 +70,9 @@ def first_answer(
     Returns:
         As many sources as asked.
     """
-    return finish(problem, grow(problem, dictionary, n_sources, GROWTH_STEPS))
+    grown = grow(problem, dictionary, n_sources, _GROWTH_STEPS)
+    refined = refine(problem, grown.parameters, grown.present, _STEPS)
+    return Found(refined.parameters, grown.present, refined.cost)
 
 
 def judge(head: TrustHead, problem: Problem, dictionary: Dictionary, found: Found) -> Trust:
