@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-
 from musicnet.estimation.bounds import deterministic_bound
 from musicnet.localization.contestants import CONTESTANTS, Contestant, Question, ask
 from musicnet.localization.scores import Score, Truth, compared, figures_of, joined, score
