@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 SPECTRUM_SNR_DB = 10.0
 
-_CELLS_PER_BEAM = 8.0
-_MOST_PLANES = 8
+# three coordinates make many cells, of which the picture shows the highest along one
+_FINE, _COARSE = 40.0, 8.0
+_PLANES = 8
 _UNITS = {"position_m": "RMSE of position (m)", "azimuth_deg": "RMSE of azimuth (degrees)"}
 
 
@@ -112,9 +113,11 @@ def _classical_spectrum(
     heard: Observation, scene: Scene, n_sources: int
 ) -> tuple[SearchGrid, torch.Tensor, str]:
     """MUSIC of an array's snapshots; the matched filter of what has no covariance."""
-    grid = SearchGrid.dense(scene.region, heard.positions, heard.wavelength, _CELLS_PER_BEAM)
-    planes = min(grid.n_rho, _MOST_PLANES) if grid.n_rho > 1 else 2
-    grid = SearchGrid.over(scene.region, grid.n_v, grid.n_u, planes)
+    is_box = all(scene.active)
+    fineness = _COARSE if is_box else _FINE
+    grid = SearchGrid.dense(scene.region, heard.positions, heard.wavelength, fineness)
+    if is_box:
+        grid = SearchGrid.over(scene.region, grid.n_v, grid.n_u, _PLANES)
     problem = compress(heard, scene.region)
     dictionary = Dictionary.over(problem, grid)
     if scene.surface is None and scene.n_blocks > 1:

@@ -4,7 +4,7 @@ Everything is kept channel by channel, since scenes that share a channel are one
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,7 @@ from musicnet.metrics.bound_ratios import (
     outlier_rate,
 )
 from musicnet.metrics.cardinality import gospa
-from musicnet.metrics.intervals import channel_interval
+from musicnet.metrics.intervals import Statistic, channel_interval
 from musicnet.metrics.matching import Matching, match
 from musicnet.scene.sources import SourceLaw, Sources
 
@@ -162,34 +162,46 @@ def figures_of(given: Score, truth_kind: str, n_scenes: int, n_draws: int) -> Fi
         By name.
     """
     error, deviation = given.error, given.deviation
-    is_near_field = truth_kind == "position_m"
-    surprise = given.surprise[given.surprise.isfinite()]
-    recalled = (given.distance <= RECALL_DISTANCE_M).double().mean()
     n_channels = len(error)
+
+    def interval(statistic: Statistic) -> list[float]:
+        return list(channel_interval(statistic, n_channels, n_draws))
+
+    recall = (given.distance <= RECALL_DISTANCE_M).double().mean()
     return {
         "error": truth_kind,
         "n_scenes": n_scenes,
         "n_channels": n_channels,
         "median": _median(error),
-        "median_interval": _interval(lambda c: _median(error[c]), n_channels, n_draws),
+        "median_interval": interval(lambda c: _median(error[c])),
         "rmse": float(error.square().nanmean().sqrt()),
         "bound": float(deviation[deviation.isfinite()].square().mean().sqrt()),
         "rmse_over_bound": float(bound_ratio(error, deviation)),
         "resolved": float(error.isfinite().double().mean()),
-        "recall": float(recalled) if is_near_field else None,
+        "recall": float(recall) if truth_kind == "position_m" else None,
         "outliers": float(outlier_rate(error, deviation)),
-        "outliers_interval": _interval(lambda c: _outliers(given, c), n_channels, n_draws),
+        "outliers_interval": interval(lambda c: _outliers(given, c)),
         "efficiency": float(efficiency(error, given.covariance)),
-        "nees_xyz": float(surprise.mean()) if len(surprise) else None,
-        "count_right": None
-        if given.count_right is None
-        else float(given.count_right.double().mean()),
-        "gospa": None if given.gospa is None else float(given.gospa.mean()),
+        **_honesty(given, interval),
+        "count_right": _mean(given.count_right),
+        "gospa": _mean(given.gospa),
         "cpu_ms_per_scene": float(given.cpu_ms.sum()) / n_scenes,
-        "cpu_ms_per_scene_counting": (
-            None if given.cpu_ms_counting is None else float(given.cpu_ms_counting.sum()) / n_scenes
-        ),
+        "cpu_ms_per_scene_counting": _mean(given.cpu_ms_counting, n_channels / n_scenes),
     }
+
+
+def _honesty(given: Score, interval: Callable[[Statistic], list[float]]) -> Figures:
+    """The mean surprise; a few sources can rule it, which the interval shows."""
+    if not bool(given.surprise.isfinite().any()):
+        return {"nees_xyz": None, "nees_xyz_interval": None}
+    return {
+        "nees_xyz": float(given.surprise.nanmean()),
+        "nees_xyz_interval": interval(lambda c: float(given.surprise[c].nanmean())),
+    }
+
+
+def _mean(values: Tensor | None, unit: float = 1.0) -> float | None:
+    return None if values is None else float(values.double().mean()) * unit
 
 
 def compared(given: Score, other: Score, name: str, n_draws: int) -> Figures:
@@ -228,12 +240,8 @@ def compared(given: Score, other: Score, name: str, n_draws: int) -> Figures:
     figures: Figures = {}
     for column, statistic in statistics.items():
         figures[column] = statistic(everything)
-        figures[f"{column}_interval"] = _interval(statistic, n_channels, n_draws)
+        figures[f"{column}_interval"] = list(channel_interval(statistic, n_channels, n_draws))
     return figures
-
-
-def _interval(statistic: Any, n_channels: int, n_draws: int) -> list[float]:
-    return list(channel_interval(statistic, n_channels, n_draws))
 
 
 def _outliers(given: Score, channels: Int[Tensor, " channel"]) -> float:
