@@ -17,7 +17,10 @@ from musicnet.cli import (
     run_verb,
 )
 
-COMMANDS = {"localize": "musicnet.commands.localize"}
+COMMANDS = {
+    "localize": "musicnet.commands.localize",
+    "evaluate": "musicnet.commands.evaluate",
+}
 """Word -> module whose `run` takes what follows it."""
 
 USAGE = (

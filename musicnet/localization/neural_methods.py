@@ -62,15 +62,15 @@ class NeuralSearch:
             highest = torch.where(better, probable, highest)
             best = _widened(best, k).chosen(better, found)
             counts = counts.masked_fill(better, k)
-        self._counted = counts, best
-        return counts
+        self._counted = self.problem.unflatten(counts).reshape(self.task.spoilt.shape), best
+        return self._counted[0]
 
     def find(self, counts: Counts) -> Sources:
-        """Sources of each scene."""
+        """As many sources of each scene."""
         self._check(counts)
         if self._counted is not None and torch.equal(counts, self._counted[0]):
             return self._counted[1].sources(self.problem)
-        return self._found(counts).sources(self.problem)
+        return self._found(self.problem.flatten(counts)).sources(self.problem)
 
     def _found(self, counts: Counts) -> Found:
         if int(counts.max()) == 0:
@@ -112,11 +112,12 @@ class NeuralSearch:
     def _heard(self, some: Bool[Tensor, "channel scene"]) -> Observation:
         """The observation of some scenes, filled up with others to one number per channel."""
         heard, packed = self.task.observation, pack_scenes(some)
+        y = heard.y.reshape(*some.shape, *heard.y.shape[2:])  # a plain array's channels are one
         return replace(
             heard,
-            y=take_scenes(heard.y, packed).to(torch.complex64),
-            operator=heard.operator.to(torch.complex64),
-            noise_power=take_scenes(heard.noise_power, packed).float(),
+            y=take_scenes(y, packed).to(torch.complex64),
+            operator=heard.operator[: len(some)].to(torch.complex64),
+            noise_power=take_scenes(heard.noise_power.reshape(some.shape), packed).float(),
         )
 
     def _check(self, counts: Counts) -> None:

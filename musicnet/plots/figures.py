@@ -1,4 +1,4 @@
-"""A blank figure with one pair of axes, and how it gets into a file."""
+"""Blank figures, and how they get into a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,26 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> "tuple[Figure, Axes]"
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
+    figure, (axes,) = new_row(1, width, height)
+    return figure, axes
+
+
+def new_row(
+    n_axes: int, width: float = 7.0, height: float = 4.2
+) -> "tuple[Figure, tuple[Axes, ...]]":
+    """Makes a figure with several pairs of axes side by side.
+
+    Args:
+        n_axes: how many.
+        width: of the figure; inches.
+        height: inches.
+
+    Returns:
+        The figure and its axes, from left to right.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -33,7 +53,7 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> "tuple[Figure, Axes]"
             "pictures need matplotlib, which is not installed. Run pip install 'musicnet[plots]'."
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, tuple(figure.subplots(1, n_axes, squeeze=False)[0])
 
 
 def save(figure: "Figure", path: str | Path) -> None:

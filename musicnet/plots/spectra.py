@@ -1,6 +1,8 @@
-"""A pseudo-spectrum over what was searched, with true and estimated sources in it."""
+"""Pseudo-spectra over what was searched, with true and estimated sources in them."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from musicnet.coordinates import angles
 from musicnet.estimation.spectrum import SearchGrid
-from musicnet.plots.figures import ESTIMATE, TRUTH, new_figure
+from musicnet.plots.figures import ESTIMATE, TRUTH, new_figure, new_row
 from musicnet.scene.sources import Sources
 
 if TYPE_CHECKING:
@@ -47,6 +49,54 @@ def draw_spectrum(
         ValueError: the spectrum does not belong to the grid, or nothing was searched.
         ModuleNotFoundError: matplotlib is not installed.
     """
+    figure, axes = new_figure()
+    _draw_panel(figure, axes, Panel(spectrum, grid, estimates, title), truth)
+    _explain_marks(figure, axes)
+    return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One spectrum of several.
+
+    Args:
+        spectrum: linear power or any positive score.
+        grid: its cells.
+        estimates: sources that were found by it, no batch.
+        title: above it.
+    """
+
+    spectrum: Float[Tensor, "v u rho"]
+    grid: SearchGrid
+    estimates: Sources | None = None
+    title: str = ""
+
+
+def draw_spectra(panels: Sequence[Panel], truth: Sources | None = None) -> "Figure":
+    """Draws spectra of the same scene side by side, each below its own peak.
+
+    Args:
+        panels: from left to right; their grids search the same coordinates.
+        truth: the true sources of the scene, no batch.
+
+    Returns:
+        A figure; see `draw_spectrum` for what each panel shows.
+
+    Raises:
+        ValueError: no panels, a spectrum that does not belong to its grid, or nothing searched.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not panels:
+        raise ValueError("a picture needs at least one spectrum: got none.")
+    figure, every = new_row(len(panels), width=6.0 * len(panels))
+    for axes, panel in zip(every, panels, strict=True):
+        _draw_panel(figure, axes, panel, truth)
+    _explain_marks(figure, *every)
+    return figure
+
+
+def _draw_panel(figure: "Figure", axes: "Axes", panel: Panel, truth: Sources | None) -> None:
+    spectrum, grid = panel.spectrum, panel.grid
     if tuple(spectrum.shape) != grid.shape:
         raise ValueError(
             f"the spectrum must have the grid's shape (v, u, rho) = {grid.shape}: got "
@@ -57,17 +107,14 @@ def draw_spectrum(
         raise ValueError("a picture needs a coordinate that is searched: got a single cell.")
     power = spectrum.detach().double().cpu().clamp_min(1e-300)
     decibels = (10.0 * (power / power.amax()).log10()).clamp_min(-_DEPTH_DB)
-    figure, axes = new_figure()
     if len(searched) == 1:
-        _draw_curve(axes, decibels.flatten(), grid, searched[0], truth, estimates)
+        _draw_curve(axes, decibels.flatten(), grid, searched[0], truth, panel.estimates)
     else:
         shown = decibels.amax(2) if len(searched) == 3 else decibels.squeeze()
         picture = _draw_map(axes, shown, grid, searched[:2])
         figure.colorbar(picture, ax=axes, label="dB, the peak at 0")
-        _mark_points(axes, searched[:2], truth, estimates)
-    axes.set_title(title)
-    _explain_marks(figure, axes)
-    return figure
+        _mark_points(axes, searched[:2], truth, panel.estimates)
+    axes.set_title(panel.title)
 
 
 def _draw_curve(
@@ -139,10 +186,12 @@ def _resolved_places(sources: Sources | None, axis: int) -> list[float]:
     return values
 
 
-def _explain_marks(figure: "Figure", axes: "Axes") -> None:
+def _explain_marks(figure: "Figure", *every: "Axes") -> None:
     """One entry per kind of mark, below the picture, where it covers nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    kinds = dict(zip(labels, handles, strict=True))
+    kinds: dict[str, Any] = {}
+    for axes in every:
+        handles, labels = axes.get_legend_handles_labels()
+        kinds.update(zip(labels, handles, strict=True))
     if kinds:
         # white rings need a ground that is not white
         figure.legend(
@@ -150,5 +199,5 @@ def _explain_marks(figure: "Figure", axes: "Axes") -> None:
             list(kinds),
             loc="outside lower center",
             ncols=2,
-            facecolor="#b5b5b5" if axes.images else "white",
+            facecolor="#b5b5b5" if every[0].images else "white",
         )

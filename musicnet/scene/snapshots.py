@@ -62,6 +62,22 @@ class Observation:
         )
 
 
+@dataclass(frozen=True)
+class KnownBlocks:
+    """Drawn scenes with all that is true of them, as a bound on their errors needs it.
+
+    Args:
+        observation: what was heard; batch (channel, scene).
+        truth: true sources.
+        amplitudes: s of each block, over the noise's standard deviation; 0 in slots that hold no
+            source.
+    """
+
+    observation: Observation
+    truth: Sources
+    amplitudes: Complex[Tensor, "channel scene block source"]
+
+
 def block_generator(
     seed: int, split: str, epoch: int, block: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
@@ -102,7 +118,8 @@ def draw_block(
     Returns:
         What was heard, batch (scene,), operator without a batch axis; and the true sources.
     """
-    heard, truth = _draw(scene, [generator], n_scenes)
+    drawn = _draw(scene, [generator], n_scenes)
+    heard, truth = drawn.observation, drawn.truth
     observation = replace(
         heard, y=heard.y[0], operator=heard.operator[0], noise_power=heard.noise_power[0]
     )
@@ -135,15 +152,43 @@ def draw_blocks(
     Raises:
         ValueError: no keys.
     """
+    known = draw_known_blocks(scene, keys, scenes_per_block, device, seed, split, epoch)
+    return known.observation, known.truth
+
+
+def draw_known_blocks(
+    scene: Scene,
+    keys: Sequence[int],
+    scenes_per_block: int,
+    device: torch.device | str,
+    seed: int,
+    split: str,
+    epoch: int,
+) -> KnownBlocks:
+    """Draws the same blocks as `draw_blocks`, and tells the amplitudes as well.
+
+    Args:
+        scene: the physics.
+        keys: block numbers.
+        scenes_per_block: S.
+        device: where the blocks are drawn.
+        seed: of the run.
+        split: "train", "val" ...
+        epoch: see `block_generator`.
+
+    Returns:
+        One channel per key.
+
+    Raises:
+        ValueError: no keys.
+    """
     if not keys:
         raise ValueError("a batch needs at least one block: got keys=[]. Pass block numbers.")
     generators = [block_generator(seed, split, epoch, key, device) for key in keys]
     return _draw(scene, generators, scenes_per_block)
 
 
-def _draw(
-    scene: Scene, generators: Sequence[torch.Generator], n_scenes: int
-) -> tuple[Observation, Sources]:
+def _draw(scene: Scene, generators: Sequence[torch.Generator], n_scenes: int) -> KnownBlocks:
     """Draws one channel per generator; only the random numbers are drawn block by block."""
     device = generators[0].device
     positions = scene.positions(device)
@@ -155,14 +200,15 @@ def _draw(
             positions, scene.wavelength_m, scene.n_receivers, n_scenes, generators
         )
     places = positions if errors is None else positions + errors.displacement
-    field = _draw_field(scene, places, drawn, generators)
+    amplitudes = _draw_amplitudes(scene, drawn, generators)
+    field = _field(scene, places, drawn, amplitudes)
     field = field if errors is None else errors.mix(field)
     received = _receive(scene, actual, field, errors, generators)
     noise_power = torch.ones(received.shape[:2], device=device)
     observation = Observation(received, nominal, noise_power, positions, scene.wavelength_m)
     if errors is not None and scene.imperfections is not None and scene.imperfections.is_known:
         observation = _corrected(observation, actual, errors)
-    return observation, drawn.sources
+    return KnownBlocks(observation, drawn.sources, amplitudes)
 
 
 def _corrected(
@@ -211,8 +257,21 @@ def _held(
     return operator if n == 1 else operator.repeat_interleave(n, dim=1)
 
 
-def _draw_field(
-    scene: Scene, positions: Places, drawn: SourceDraw, generators: Sequence[torch.Generator]
+def _draw_amplitudes(
+    scene: Scene, drawn: SourceDraw, generators: Sequence[torch.Generator]
+) -> Complex[Tensor, "channel scene block source"]:
+    """The amplitudes s of every block; those of pilots do not change."""
+    gains = torch.polar(drawn.amplitude, drawn.phase)[..., None, :]  # (..., 1, source)
+    if scene.symbols == "pilot":
+        return gains.expand(-1, -1, scene.n_blocks, -1)
+    return gains * _draw_symbols(scene, drawn, generators)
+
+
+def _field(
+    scene: Scene,
+    positions: Places,
+    drawn: SourceDraw,
+    amplitudes: Complex[Tensor, "channel scene block source"],
 ) -> Complex[Tensor, "channel scene fields element"]:
     """The field A s at the elements; pilots need one block only, whatever Q is."""
     if scene.symbols == "pilot":
@@ -220,9 +279,7 @@ def _draw_field(
             positions, drawn.parameters, drawn.amplitude, drawn.phase, scene.wavelength_m
         )
         return field[..., None, :]
-    gains = torch.polar(drawn.amplitude, drawn.phase)[..., None, :]  # (..., 1, source)
-    gains = gains * _draw_symbols(scene, drawn, generators)
-    return gains @ steering(positions, drawn.parameters, scene.wavelength_m)
+    return amplitudes @ steering(positions, drawn.parameters, scene.wavelength_m)
 
 
 def _draw_symbols(

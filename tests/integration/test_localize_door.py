@@ -1,4 +1,4 @@
-"""`python -m musicnet localize`, and the benchmark of estimators, as a user starts them."""
+"""`musicnet localize` and `evaluate`, and the benchmarks beside them, as a user starts them."""
 
 import json
 import subprocess
@@ -91,3 +91,34 @@ def test_the_benchmark_of_estimators_writes_a_row_per_scenario_and_method(tmp_pa
     assert all(row["cpu_ms_per_scene"] > 0 for row in rows)
     assert {path.suffix for path in pictures.iterdir()} == {".png"}
     assert "limits hold" in ended.stdout
+
+
+def test_the_benchmark_of_the_localizer_runs_without_weights_for_its_growth(tmp_path):
+    target = tmp_path / "localizer.json"
+    words = ["--quick", "--parts", "growth", "--json", target]
+    ended = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "localizer.py", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    figures = json.loads(target.read_text())
+    assert figures["eigh64_ms"] > 0
+    assert [row["batch"] for row in figures["growth"]] == [1, 32]
+    assert all(row["cpu_ms_per_scene"] > 0 for row in figures["growth"])
+    assert "dominates" in ended.stdout
+
+
+def test_unknown_weights_end_with_one_line_and_exit_code_one(tmp_path):
+    for words in (["-m", "musicnet", "evaluate"], [str(ROOT / "benchmarks" / "localizer.py")]):
+        ended = subprocess.run(
+            [sys.executable, *words, "--weights", str(tmp_path / "nothing"), "--quick"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("error: --weights must be a name")

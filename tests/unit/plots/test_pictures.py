@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from musicnet.estimation.spectrum import SearchGrid
-from musicnet.plots.error_curves import draw_error_curves
+from musicnet.plots.error_curves import draw_error_curves, draw_share_curves
 from musicnet.plots.figures import new_figure, save
-from musicnet.plots.spectra import draw_spectrum
+from musicnet.plots.spectra import Panel, draw_spectra, draw_spectrum
 from musicnet.scene.sources import SearchRegion, Sources
 
 pytest.importorskip("matplotlib")
@@ -83,6 +83,37 @@ def test_curves_must_be_as_long_as_their_axis():
         ValueError, match="nomp must have one value for each of the 2 ratios: got 3"
     ):
         draw_error_curves([0.0, 10.0], {"nomp": [1.0, 2.0, 3.0]}, [1.0, 1.0], "")
+
+
+def test_spectra_side_by_side_each_lie_below_their_own_peak():
+    power = torch.tensor([0.1, 1.0, 10.0, 1.0, 0.0]).reshape(LINE.shape)
+    panels = [Panel(power, LINE, title="one"), Panel(7.0 * power, LINE, TRUTH, "other")]
+    figure = draw_spectra(panels, TRUTH)
+    one, other = figure.axes
+    assert (one.get_title(), other.get_title()) == ("one", "other")
+    assert list(one.lines[0].get_ydata()) == pytest.approx(list(other.lines[0].get_ydata()))
+    assert [len(axes.lines) for axes in (one, other)] == [2, 3]  # curve, truth; estimate
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["truth", "estimate"]
+
+
+def test_no_spectra_are_no_picture():
+    with pytest.raises(ValueError, match="got none"):
+        draw_spectra([])
+
+
+def test_shares_of_zero_are_drawn_at_zero():
+    figure = draw_share_curves([0.0, 10.0], {"nomp": [0.3, 0.0]}, "share", least=0.01)
+    axes = figure.axes[0]
+    assert list(axes.lines[0].get_ydata()) == [0.3, 0.0]
+    assert axes.get_yscale() == "symlog"
+    low, high = axes.get_ylim()
+    assert low < 0.0 < 1.0 < high
+
+
+def test_a_least_share_must_be_a_share():
+    with pytest.raises(ValueError, match=r"got 0\.0"):
+        draw_share_curves([0.0], {"nomp": [0.0]}, "share", least=0.0)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])

@@ -6,8 +6,15 @@ import torch
 from musicnet.estimation.likelihood import fit_amplitudes
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
-from musicnet.scene.snapshots import Observation, block_generator, draw_block, draw_blocks
+from musicnet.scene.snapshots import (
+    Observation,
+    block_generator,
+    draw_block,
+    draw_blocks,
+    draw_known_blocks,
+)
 from musicnet.scene.sources import SourceLaw, Sources
+from musicnet.scene.steering import steering
 from musicnet.scene.surface import Surface
 
 LINE = SourceLaw(n_max=3, elevation_deg=(0.0, 0.0), range_m=None)
@@ -172,3 +179,26 @@ def test_fit_ignores_slots_that_are_not_resolved():
         torch.cat((truth.resolved, torch.zeros_like(truth.resolved)), dim=-1),
     )
     torch.testing.assert_close(fit_amplitudes(heard, more).cost, fit_amplitudes(heard, truth).cost)
+
+
+@every_scene
+def test_amplitudes_explain_what_was_heard_up_to_unit_noise(scene):
+    known = draw_known_blocks(scene, [3, 4], 8, "cpu", seed=0, split="test", epoch=0)
+    heard, truth = known.observation, known.truth
+    assert known.amplitudes.shape == (2, 8, scene.n_blocks, scene.sources.n_max)
+    assert not known.amplitudes.mT[~truth.resolved].any()
+    places = truth.parameters.nan_to_num(0.0).double()
+    field = known.amplitudes.to(torch.complex128) @ steering(
+        heard.positions.double(), places, heard.wavelength
+    )
+    clean = (heard.operator[:, None].to(field) @ field[..., None]).squeeze(-1)
+    noise = (heard.y - clean).abs().square()
+    assert noise.mean().item() == pytest.approx(1.0, abs=5.0 / noise.numel() ** 0.5)
+
+
+def test_known_blocks_are_the_blocks():
+    scene = SCENES["line with data"]
+    heard, truth = blocks(scene, [3])
+    known = draw_known_blocks(scene, [3], 8, "cpu", seed=0, split="train", epoch=0)
+    assert torch.equal(known.observation.y, heard.y)
+    assert torch.equal(known.truth.resolved, truth.resolved)
