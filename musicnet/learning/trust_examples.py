@@ -4,8 +4,9 @@ Made from a training batch by the very steps that will be judged: the greedy fir
 second one of some scenes, mostly of those where the first was wrong, as a second look gives.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,7 +22,11 @@ from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem, compress
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
+from musicnet.localization.confidence import assess
+from musicnet.localization.estimates import Estimates
 from musicnet.localization.second_look import first_answer
+from musicnet.metrics.bound_ratios import OUTLIER_FACTOR
+from musicnet.metrics.matching import match
 from musicnet.networks.trust import TrustHead
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, SourceLaw, Sources
@@ -34,6 +39,9 @@ _NEAR = 0.35
 _RIGHT_AGAIN = 16
 _STARTS = 2
 _STEPS = 10
+# of the widening's loss; and a square beyond which one source shall not rule a step
+_WIDTH_WEIGHT = 0.1
+_LARGEST_SQUARE = 1e3
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,21 @@ class TrustExample:
     Args:
         clues: to every source.
         right: whether a source stands where it belongs; nothing in empty slots.
+        squared_errors: mean over x, y, z of the squared error over the variance that the
+            likelihood's curvature states; NaN where the error is beyond what the bound allows, and
+            in empty slots.
     """
 
     clues: Clues
     right: Bool[Tensor, "channel scene source"]
+    squared_errors: Float[Tensor, "channel scene source"]
 
 
 def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, ""]:
-    """Cross-entropy of the trust in each source.
+    """Cross-entropy of the trust in each source, and how well the widening of error bars fits.
+
+    With n the squared error over the stated variance and w the widening, log w + n / w is least
+    where w is the mean of n.
 
     Args:
         head: to train.
@@ -59,9 +74,20 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
     Returns:
         Nats per source.
     """
-    logits = torch.cat([head(one.clues)[one.clues.present] for one in examples])
-    right = torch.cat([one.right[one.clues.present] for one in examples])
-    return functional.binary_cross_entropy_with_logits(logits, right.to(logits.dtype))
+    weighed = [head.weigh(one.clues) for one in examples]
+    present = [one.clues.present for one in examples]
+
+    def joined(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat([value[there] for value, there in zip(values, present, strict=True)])
+
+    logits, log_widening = (joined(values) for values in zip(*weighed, strict=True))
+    right = joined(one.right for one in examples).to(logits.dtype)
+    trust = functional.binary_cross_entropy_with_logits(logits, right)
+    squared = joined(one.squared_errors for one in examples)
+    counted = squared.isfinite()
+    squared = squared.where(counted, 0.0).clamp_max(_LARGEST_SQUARE)
+    width = (log_widening + squared * (-log_widening).exp()) * counted
+    return trust + _WIDTH_WEIGHT * width.sum() / counted.sum().clamp_min(1)
 
 
 @torch.no_grad()
@@ -90,8 +116,12 @@ def trust_examples(
     least = misfit(problem, best)
     found = first_answer(problem, dictionary, resolved.sum(-1))
     wrong = misfit(problem, found) > least + _MARGIN
+    sources = Sources(problem.flatten(truth.parameters), resolved)
+    deviation = _stated(problem, sources).square().sum(-1).sqrt()
     yield TrustExample(
-        gather_clues(problem, dictionary, found), _is_right(problem, found, best, wrong)
+        gather_clues(problem, dictionary, found),
+        _is_right(problem, found, best, wrong),
+        _squared_errors(problem, found, sources, deviation),
     )
     scene = torch.arange(wrong.numel(), device=wrong.device).reshape(wrong.shape)
     again = wrong | (scene % _RIGHT_AGAIN == 0)
@@ -100,9 +130,11 @@ def trust_examples(
     second = redetect(part, cells, found.single_out(again), everywhere, _STARTS, misfit=misfit)
     second = finish(part, second)
     wrong = misfit(part, second) > least[again][:, None] + _MARGIN
+    part_sources = Sources(sources.parameters[again][:, None], sources.resolved[again][:, None])
     yield TrustExample(
         gather_clues(part, cells, second),
         _is_right(part, second, best.single_out(again), wrong),
+        _squared_errors(part, second, part_sources, deviation[again][:, None]),
     )
 
 
@@ -113,3 +145,31 @@ def _is_right(
     here, there = (one.parameters / problem.resolution for one in (found, best))
     distance = torch.cdist(here, there).masked_fill(~best.present[..., None, :], torch.inf)
     return ~wrong[..., None] | (distance.amin(-1) < _NEAR)
+
+
+def _squared_errors(
+    problem: Problem,
+    found: Found,
+    truth: Sources,
+    deviation: Float[Tensor, "channel scene source"],
+) -> Float[Tensor, "channel scene source"]:
+    """Squared errors over stated variances, slot by slot of what was found."""
+    answer = Sources(found.parameters, found.present)
+    matching = match(answer, truth)
+    index = matching.estimate_index.clamp_min(0)
+    offset = answer.xyz.take_along_dim(index[..., None], dim=-2) - truth.xyz
+    stated = _stated(problem, answer).take_along_dim(index[..., None], dim=-2)
+    squared = (offset / stated).square().mean(-1)
+    counted = matching.matched & (matching.distance < OUTLIER_FACTOR * deviation)
+    slots = torch.arange(found.present.shape[-1], device=index.device)
+    is_mine = (index[..., None] == slots) & counted[..., None]  # (..., true source, slot)
+    by_slot = torch.where(is_mine, squared[..., None], 0.0).sum(-2)
+    return by_slot.masked_fill(~is_mine.any(-2), math.nan)
+
+
+def _stated(problem: Problem, sources: Sources) -> Float[Tensor, "channel scene source 3"]:
+    """Standard deviations of x, y, z from the likelihood's curvature."""
+    flat = replace(problem, batch_shape=tuple(problem.y.shape[:2]))
+    said = assess(flat, sources)
+    counts = sources.n_sources
+    return Estimates(sources, said.covariance, said.log_likelihood, counts, method="").std_xyz

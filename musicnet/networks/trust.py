@@ -15,7 +15,7 @@ _HIDDEN = -1e9
 
 
 class TrustHead(nn.Module):
-    """Clues to log-odds that each source stands where it belongs.
+    """Clues to log-odds that each source stands where it belongs, and to how wide its errors are.
 
     Args:
         n_channels: features per source, a multiple of 4.
@@ -27,7 +27,7 @@ class TrustHead(nn.Module):
             nn.Linear(N_CLUES, n_channels), nn.GELU(), nn.Linear(n_channels, n_channels)
         )
         self.layers = nn.ModuleList(_Layer(n_channels) for _ in range(_N_LAYERS))
-        self.out = nn.Linear(n_channels, 1)
+        self.out = nn.Linear(n_channels, 2)
 
     def forward(self, clues: Clues) -> Float[Tensor, "channel scene source"]:
         """Weighs the clues.
@@ -38,11 +38,25 @@ class TrustHead(nn.Module):
         Returns:
             Log-odds; anything in empty slots.
         """
+        return self.weigh(clues)[0]
+
+    def weigh(
+        self, clues: Clues
+    ) -> tuple[Float[Tensor, "channel scene source"], Float[Tensor, "channel scene source"]]:
+        """Weighs the clues, for the error bars too.
+
+        Args:
+            clues: to the sources of each scene.
+
+        Returns:
+            Log-odds, and the logarithm of the squared error that is to be expected over the
+            variance that the likelihood's curvature states; anything in empty slots.
+        """
         features = self.embed(clues.of_sources)
         for layer in self.layers:
             features = layer(features, clues.log_distance, clues.present)
-        logits: Tensor = self.out(features)
-        return logits[..., 0]
+        logits, log_widening = self.out(features).unbind(-1)
+        return logits, log_widening
 
 
 class _Layer(nn.Module):
