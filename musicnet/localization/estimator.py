@@ -26,10 +26,13 @@ class Method:
     Args:
         find: given how many sources each scene has, finds them.
         count: finds out how many there are.
+        polish: what is known beyond the likelihood, put into sources and their covariance; None
+            knows nothing more.
     """
 
     find: Callable[[Task, Counts], Sources]
     count: Callable[[Task], Counts]
+    polish: Callable[[Sources, Tensor], tuple[Sources, Tensor]] | None = None
 
 
 _METHODS = {
@@ -123,7 +126,7 @@ def _method(name: str, task: Task, pretrained: Pretrained | None) -> Method:
     if pretrained is None:
         raise ValueError("method neural needs a trained network: got pretrained=None.")
     search = NeuralSearch(task, pretrained)
-    return Method(lambda _, counts: search.find(counts), lambda _: search.count())
+    return Method(lambda _, counts: search.find(counts), lambda _: search.count(), search.polish)
 
 
 def _run(task: Task, name: str, method: Method) -> Estimates:
@@ -133,13 +136,16 @@ def _run(task: Task, name: str, method: Method) -> Estimates:
     resolved = found.resolved & ~task.spoilt[..., None]
     sources = Sources(found.parameters.masked_fill(~resolved[..., None], math.nan), resolved)
     confidence = assess(task.problem, sources)
+    covariance = confidence.covariance
+    if method.polish is not None:
+        sources, covariance = method.polish(sources, covariance)
 
     def shaped(values: Tensor) -> Tensor:
         return values.reshape((*task.batch_shape, *values.shape[2:]))
 
     return Estimates(
         sources=Sources(shaped(sources.parameters), shaped(sources.resolved)),
-        covariance=shaped(confidence.covariance),
+        covariance=shaped(covariance),
         log_likelihood=shaped(confidence.log_likelihood.masked_fill(task.spoilt, math.nan)),
         n_sources=shaped(counts),
         method=name,

@@ -75,8 +75,38 @@ def first_answer(
     return Found(refined.parameters, grown.present, refined.cost)
 
 
-def judge(head: TrustHead, problem: Problem, dictionary: Dictionary, found: Found) -> Trust:
-    """Log-odds that each source stands where it belongs; infinite in empty slots.
+@dataclass(frozen=True)
+class Judged:
+    """An answer and what the trust head says of it.
+
+    Args:
+        found: the sources.
+        trust: log-odds that each stands where it belongs; infinite in empty slots.
+        log_widening: logarithm of the squared error to be expected over the stated variance.
+    """
+
+    found: Found
+    trust: Trust
+    log_widening: Float[Tensor, "channel scene source"]
+
+    def single_out(self, wanted: Bool[Tensor, "channel scene"]) -> "Judged":
+        """The wanted scenes, each a channel."""
+        return Judged(
+            self.found.single_out(wanted),
+            self.trust[wanted][:, None],
+            self.log_widening[wanted][:, None],
+        )
+
+    def put_back(self, wanted: Bool[Tensor, "channel scene"], singled_out: "Judged") -> "Judged":
+        """The same, with the wanted scenes taken from what was singled out."""
+        trust, log_widening = self.trust.clone(), self.log_widening.clone()
+        trust[wanted] = singled_out.trust[:, 0]
+        log_widening[wanted] = singled_out.log_widening[:, 0]
+        return Judged(self.found.put_back(wanted, singled_out.found), trust, log_widening)
+
+
+def judge(head: TrustHead, problem: Problem, dictionary: Dictionary, found: Found) -> Judged:
+    """Asks the trust head.
 
     Args:
         head: trained.
@@ -85,10 +115,10 @@ def judge(head: TrustHead, problem: Problem, dictionary: Dictionary, found: Foun
         found: sources of each scene.
 
     Returns:
-        Nepers.
+        The sources and its opinion of them.
     """
-    logits: Trust = head(gather_clues(problem, dictionary, found))
-    return logits.masked_fill(~found.present, torch.inf)
+    logits, log_widening = head.weigh(gather_clues(problem, dictionary, found))
+    return Judged(found, logits.masked_fill(~found.present, torch.inf), log_widening)
 
 
 def look_again(
@@ -98,7 +128,7 @@ def look_again(
     dictionary: Dictionary,
     found: Found,
     proposals: Proposals,
-) -> Found:
+) -> Judged:
     """Looks again at what is in doubt, as long as it is.
 
     Args:
@@ -112,30 +142,33 @@ def look_again(
     Returns:
         As many sources, more probable ones.
     """
-    trust = judge(head, problem, dictionary, found).amin(-1)
-    in_doubt = trust < _ROUNDS[0].level
+    answer = judge(head, problem, dictionary, found)
+    in_doubt = answer.trust.amin(-1) < _ROUNDS[0].level
     misfit = partial(posterior.misfit, loudness=loudness)
     for some in _portions(in_doubt):
         part, cells = _single_out(problem, dictionary, some)
-        answer, proposed = found.single_out(some), proposals(some)
-        answer = answer.chosen(misfit(part, proposed) < misfit(part, answer), proposed)
+        known, proposed = found.single_out(some), proposals(some)
+        known = known.chosen(misfit(part, proposed) < misfit(part, known), proposed)
+        looked = judge(head, part, cells, known)
         for turn in _ROUNDS:
-            doubts = judge(head, part, cells, answer)
-            still = doubts.amin(-1) < turn.level
+            still = looked.trust.amin(-1) < turn.level
             if not bool(still.any()):
                 break
             few, few_cells = _single_out(part, cells, still)
             # the least trusted come first
-            suspects = answer.single_out(still).in_order(doubts[still][:, None].argsort(-1))
+            suspects = looked.found.single_out(still)
+            suspects = suspects.in_order(looked.trust[still][:, None].argsort(-1))
             sets = _suspect_sets(turn, suspects)
-            if len(sets):
-                everywhere = torch.ones_like(suspects.cost, dtype=torch.bool)
-                suspects = redetect(
-                    few, few_cells, suspects, everywhere, turn.n_starts, sets=sets, misfit=misfit
-                )
-                answer = answer.put_back(still, suspects)
-        found = found.put_back(some, finish(part, answer))
-    return found
+            if len(sets) == 0:
+                continue
+            everywhere = torch.ones_like(suspects.cost, dtype=torch.bool)
+            suspects = redetect(
+                few, few_cells, suspects, everywhere, turn.n_starts, sets=sets, misfit=misfit
+            )
+            suspects = finish(few, suspects)
+            looked = looked.put_back(still, judge(head, few, few_cells, suspects))
+        answer = answer.put_back(some, looked)
+    return answer
 
 
 def _suspect_sets(turn: _Round, suspects: Found) -> Bool[Tensor, "set out source"]:
