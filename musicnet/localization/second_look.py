@@ -22,7 +22,7 @@ from musicnet.estimation.found import Found, finish
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem
 from musicnet.estimation.pursuit import grow
-from musicnet.estimation.redetection import out_sets, redetect
+from musicnet.estimation.redetection import Misfit, out_sets, redetect
 from musicnet.estimation.refinement import refine
 from musicnet.networks.trust import TrustHead
 
@@ -38,19 +38,19 @@ class _Round:
 
     Args:
         level: log-odds of the least trusted source below which a scene is in doubt.
-        n_out: sources taken out at a time.
+        n_out: sources taken out at a time; 0 starts all anew, from the pseudo-spectrum's peaks.
         n_suspects: least trusted sources that are taken out; the others stay.
         n_starts: places, or pairs of them, that are tried for what is taken out.
     """
 
     level: float
     n_out: int
-    n_suspects: int
-    n_starts: int
+    n_suspects: int = 0
+    n_starts: int = 0
 
 
 # each costs more than the one before, and looks at fewer scenes
-_ROUNDS = (_Round(4.0, 1, 2, 3), _Round(3.0, 2, 2, 8), _Round(0.0, 2, 4, 4))
+_ROUNDS = (_Round(3.0, 1, 2, 3), _Round(1.0, 2, 2, 8), _Round(-1.0, 2, 4, 4))
 # of refinement after each new source, and after the last
 _GROWTH_STEPS, _STEPS = 2, 6
 # scenes at a time: a dictionary for each is a third of a megabyte on the default task
@@ -147,34 +147,45 @@ def look_again(
     misfit = partial(posterior.misfit, loudness=loudness)
     for some in _portions(in_doubt):
         part, cells = _single_out(problem, dictionary, some)
-        known, proposed = found.single_out(some), proposals(some)
-        known = known.chosen(misfit(part, proposed) < misfit(part, known), proposed)
-        looked = judge(head, part, cells, known)
+        looked = answer.single_out(some)
         for turn in _ROUNDS:
             still = looked.trust.amin(-1) < turn.level
             if not bool(still.any()):
                 break
             few, few_cells = _single_out(part, cells, still)
-            # the least trusted come first
-            suspects = looked.found.single_out(still)
-            suspects = suspects.in_order(looked.trust[still][:, None].argsort(-1))
-            sets = _suspect_sets(turn, suspects)
-            if len(sets) == 0:
-                continue
-            everywhere = torch.ones_like(suspects.cost, dtype=torch.bool)
-            suspects = redetect(
-                few, few_cells, suspects, everywhere, turn.n_starts, sets=sets, misfit=misfit
-            )
-            suspects = finish(few, suspects)
-            looked = looked.put_back(still, judge(head, few, few_cells, suspects))
+            suspects = looked.single_out(still)
+            if turn.n_out == 0:
+                proposed = proposals(_within(some, still))
+                is_better = misfit(few, proposed) < misfit(few, suspects.found)
+                other = suspects.found.chosen(is_better, proposed)
+            else:
+                other = _without_suspects(turn, few, few_cells, suspects, misfit)
+            looked = looked.put_back(still, judge(head, few, few_cells, finish(few, other)))
         answer = answer.put_back(some, looked)
     return answer
 
 
-def _suspect_sets(turn: _Round, suspects: Found) -> Bool[Tensor, "set out source"]:
-    n_slots = suspects.present.shape[-1]
-    sets = out_sets(min(turn.n_suspects, n_slots), turn.n_out, suspects.cost.device)
-    return torch.nn.functional.pad(sets, (0, n_slots - sets.shape[-1]))
+def _without_suspects(
+    turn: _Round, problem: Problem, dictionary: Dictionary, suspects: Judged, misfit: Misfit
+) -> Found:
+    """Takes out the least trusted sources, and starts them anew."""
+    found = suspects.found.in_order(suspects.trust.argsort(-1))
+    n_slots = found.present.shape[-1]
+    sets = out_sets(min(turn.n_suspects, n_slots), turn.n_out, found.cost.device)
+    if len(sets) == 0:
+        return found
+    sets = torch.nn.functional.pad(sets, (0, n_slots - sets.shape[-1]))
+    everywhere = torch.ones_like(found.cost, dtype=torch.bool)
+    return redetect(problem, dictionary, found, everywhere, turn.n_starts, sets=sets, misfit=misfit)
+
+
+def _within(
+    some: Bool[Tensor, "channel scene"], still: Bool[Tensor, "wanted 1"]
+) -> Bool[Tensor, "channel scene"]:
+    """Those of some scenes that are still wanted."""
+    within = some.clone()
+    within[some] = still[:, 0]
+    return within
 
 
 def _single_out(
