@@ -110,6 +110,8 @@ def _first_lines(
 ) -> Complex[Tensor, "channel blocks chosen row"]:
     """Signatures of the first cells of all scenes, in a row."""
     index = firsts.flatten(1)[:, None, :, None]
+    # channels may share one dictionary
+    lines = lines.expand(len(firsts), -1, -1, -1)
     return lines.gather(2, index.expand(-1, lines.shape[1], -1, lines.shape[-1]))
 
 

@@ -12,7 +12,7 @@ from musicnet.estimation.posterior import Loudness, misfit
 from musicnet.estimation.problem import compress
 from musicnet.estimation.redetection import out_sets, redetect
 from musicnet.estimation.refinement import refine
-from tests.unit.estimation.likelihood_scenes import draw, surface_scene
+from tests.unit.estimation.likelihood_scenes import draw, in_double, line_scene, surface_scene
 
 SCENE = surface_scene(n_sources=3, snr_db=(5.0, 20.0))
 MISFIT = partial(misfit, loudness=Loudness.of(SCENE.sources))
@@ -160,3 +160,28 @@ def test_empty_slots_are_never_taken_out(spoilt):
     assert torch.equal(kept.present, present)
     assert torch.equal(kept.parameters[:, ::2], answer.parameters[:, ::2])
     assert torch.equal(kept.cost[:, ::2], answer.cost[:, ::2])
+
+
+@pytest.mark.parametrize("n_out", [1, 2])
+@pytest.mark.parametrize("scene", [SCENE, line_scene(n_sources=3)])
+def test_scenes_that_share_one_dictionary_start_anew_as_in_their_batch(scene, n_out):
+    observation, truth = draw(scene, n_channels=1, n_scenes=5)
+    problem = compress(in_double(observation), scene.region)
+    dictionary = Dictionary.over(problem)
+    moved = truth.parameters.double()
+    moved[..., 0] = moved[..., 0].flip(-1)
+    moved[..., 0, 0] = 0.05
+    found = Found(moved, truth.resolved, explain(problem, moved, truth.resolved).cost)
+    wanted = torch.tensor([[True, False, True, True, True]])
+    together = redetect(problem, dictionary, found, wanted, 2, n_out)
+    alone = redetect(
+        problem.single_out(wanted),
+        dictionary.of_channels(wanted.nonzero()[:, 0]),
+        found.single_out(wanted),
+        torch.ones(4, 1, dtype=torch.bool),
+        2,
+        n_out,
+    )
+    assert (together.cost[wanted] < 0.99 * found.cost[wanted]).any()
+    torch.testing.assert_close(alone.cost[:, 0], together.cost[wanted])
+    torch.testing.assert_close(alone.parameters[:, 0], together.parameters[wanted])
