@@ -4,7 +4,6 @@ Made from a training batch by the very steps that will be judged: the greedy fir
 second one of some scenes, mostly of those where the first was wrong, as a second look gives.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,7 +66,7 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
 @torch.no_grad()
 def trust_examples(
     observation: Observation, truth: Sources, law: SourceLaw, region: SearchRegion
-) -> Iterator[TrustExample]:
+) -> list[TrustExample]:
     """Answers to one observation.
 
     Args:
@@ -76,8 +75,8 @@ def trust_examples(
         law: how they were drawn.
         region: where they may be.
 
-    Yields:
-        First answers, then second ones.
+    Returns:
+        First answers, then second ones; no gradient.
     """
     problem = compress(observation, region)
     dictionary = Dictionary.over(problem, None)
@@ -90,20 +89,20 @@ def trust_examples(
     least = misfit(problem, best)
     found = first_answer(problem, dictionary, resolved.sum(-1))
     wrong = misfit(problem, found) > least + _MARGIN
-    yield TrustExample(
+    first = TrustExample(
         gather_clues(problem, dictionary, found), _is_right(problem, found, best, wrong)
     )
     scene = torch.arange(wrong.numel(), device=wrong.device).reshape(wrong.shape)
     again = wrong | (scene % _RIGHT_AGAIN == 0)
     part, cells = problem.single_out(again), dictionary.of_channels(again.nonzero()[:, 0])
     everywhere = torch.ones_like(part.noise_power, dtype=torch.bool)
-    second = redetect(part, cells, found.single_out(again), everywhere, _STARTS, misfit=misfit)
-    second = finish(part, second)
-    wrong = misfit(part, second) > least[again][:, None] + _MARGIN
-    yield TrustExample(
-        gather_clues(part, cells, second),
-        _is_right(part, second, best.single_out(again), wrong),
+    found = redetect(part, cells, found.single_out(again), everywhere, _STARTS, misfit=misfit)
+    found = finish(part, found)
+    wrong = misfit(part, found) > least[again][:, None] + _MARGIN
+    second = TrustExample(
+        gather_clues(part, cells, found), _is_right(part, found, best.single_out(again), wrong)
     )
+    return [first, second]
 
 
 def _is_right(
