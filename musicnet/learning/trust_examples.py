@@ -16,9 +16,10 @@ from musicnet.estimation import posterior
 from musicnet.estimation.clues import Clues, gather_clues
 from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, finish
+from musicnet.estimation.linearization import explain
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem, compress
-from musicnet.estimation.redetection import redetect
+from musicnet.estimation.redetection import Misfit, redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.second_look import first_answer
 from musicnet.networks.trust import TrustHead
@@ -81,13 +82,9 @@ def trust_examples(
     problem = compress(observation, region)
     dictionary = Dictionary.over(problem, None)
     misfit = partial(posterior.misfit, loudness=Loudness.of(law))
-    resolved = problem.flatten(truth.resolved)
-    middle = problem.box.mean(0)
-    start = torch.where(resolved[..., None], problem.flatten(truth.parameters).to(middle), middle)
-    true = refine(problem, start, resolved, _STEPS)
-    best = Found(true.parameters, resolved, true.cost)
+    best = _most_probable(problem, truth, misfit)
     least = misfit(problem, best)
-    found = first_answer(problem, dictionary, resolved.sum(-1))
+    found = first_answer(problem, dictionary, best.present.sum(-1))
     wrong = misfit(problem, found) > least + _MARGIN
     first = TrustExample(
         gather_clues(problem, dictionary, found), _is_right(problem, found, best, wrong)
@@ -103,6 +100,18 @@ def trust_examples(
         gather_clues(part, cells, found), _is_right(part, found, best.single_out(again), wrong)
     )
     return [first, second]
+
+
+def _most_probable(problem: Problem, truth: Sources, misfit: Misfit) -> Found:
+    """The truth, or its refinement where that is more probable."""
+    present = problem.flatten(truth.resolved)
+    middle = problem.box.mean(0)
+    places = torch.where(present[..., None], problem.flatten(truth.parameters).to(middle), middle)
+    true = Found(places, present, explain(problem, places, present).cost)
+    refined = refine(problem, places, present, _STEPS)
+    better = Found(refined.parameters, present, refined.cost)
+    # close sources can run off to where they all but cancel: likelier, but far too loud
+    return true.chosen(misfit(problem, better) < misfit(problem, true), better)
 
 
 def _is_right(
