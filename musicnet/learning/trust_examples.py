@@ -57,11 +57,14 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
         examples: of one batch.
 
     Returns:
-        Nats per source.
+        Nats per source; 0 where there is none.
     """
     logits = torch.cat([head(one.clues)[one.clues.present] for one in examples])
     right = torch.cat([one.right[one.clues.present] for one in examples])
-    return functional.binary_cross_entropy_with_logits(logits, right.to(logits.dtype))
+    total = functional.binary_cross_entropy_with_logits(
+        logits, right.to(logits.dtype), reduction="sum"
+    )
+    return total / max(1, len(right))
 
 
 @torch.no_grad()
@@ -84,7 +87,9 @@ def trust_examples(
     misfit = partial(posterior.misfit, loudness=Loudness.of(law))
     best = _most_probable(problem, truth, misfit)
     least = misfit(problem, best)
-    found = first_answer(problem, dictionary, best.present.sum(-1))
+    counts = best.present.sum(-1)
+    # a recording may have no source in any of these scenes: empty slots are an answer, too
+    found = first_answer(problem, dictionary, counts) if bool(counts.any()) else best
     wrong = misfit(problem, found) > least + _MARGIN
     first = TrustExample(
         gather_clues(problem, dictionary, found), _is_right(problem, found, best, wrong)

@@ -22,7 +22,7 @@ from musicnet.networks.trust import TrustHead
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import draw_blocks
-from musicnet.scene.sources import SourceLaw
+from musicnet.scene.sources import SourceLaw, Sources
 from musicnet.scene.surface import Surface
 
 SCENE = Scene(
@@ -232,6 +232,27 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_sources():
     expected = -(2.0 * math.log(0.75) + math.log(0.25)) / 3.0
     loss = trust_loss(head, examples).detach()
     assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("n_empty", [5, N_SCENES])
+def test_scenes_without_sources_teach_nothing(drawn, n_empty):
+    """As a recording may have them."""
+    heard, truth = drawn
+    resolved = truth.resolved.clone()
+    resolved[:, :n_empty] = False
+    hidden = truth.parameters.masked_fill(~resolved[..., None], math.nan)
+    examples = examples_of((heard, Sources(hidden, resolved)))
+    for example in examples:
+        assert example.clues.of_sources.isfinite().all()
+    first = examples[0].clues.present
+    assert torch.equal(first.sum(-1), resolved.sum(-1))
+    torch.manual_seed(0)
+    head = TrustHead(8)
+    loss = trust_loss(head, examples)
+    loss.backward()
+    assert loss.isfinite()
+    assert bool(loss == 0) == (n_empty == N_SCENES)
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
 def test_a_head_and_its_loss_term_need_each_other(make_module):
