@@ -106,15 +106,17 @@ def _pair_gains(
 
 
 def _first_lines(
-    lines: Complex[Tensor, "channel blocks cell row"], firsts: Int[Tensor, "channel scene first"]
+    lines: Complex[Tensor, "#channel blocks cell row"], firsts: Int[Tensor, "channel scene first"]
 ) -> Complex[Tensor, "channel blocks chosen row"]:
     """Signatures of the first cells of all scenes, in a row."""
     index = firsts.flatten(1)[:, None, :, None]
+    # channels may share one dictionary
+    lines = lines.expand(len(firsts), -1, -1, -1)
     return lines.gather(2, index.expand(-1, lines.shape[1], -1, lines.shape[-1]))
 
 
 def _products(
-    lines: Complex[Tensor, "channel blocks cell row"],
+    lines: Complex[Tensor, "#channel blocks cell row"],
     values: Complex[Tensor, "channel blocks scene line row"],
 ) -> Complex[Tensor, "channel blocks scene line cell"]:
     """d^H x for every cell."""

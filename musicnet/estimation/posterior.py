@@ -103,7 +103,9 @@ def log_posterior(
     cells = log_cells(problem, curvature / problem.noise_power[..., None, None])
     width = math.log(2.0 * math.log(loudness.high / loudness.low))
     orders = torch.lgamma(n_sources + 1.0)
-    return orders - misfit(problem, found, loudness) - cells - n_sources * width
+    probable = orders - misfit(problem, found, loudness) - cells - n_sources * width
+    # no prior makes sources more probable than likely; Laplace's method does where they coincide
+    return torch.minimum(probable, (-found.cost / problem.noise_power).to(probable))
 
 
 def log_loudness(

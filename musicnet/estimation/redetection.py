@@ -68,13 +68,12 @@ def redetect(
         sets = out_sets(n_slots, n_out, found.cost.device)
     size = max(1, _TRIALS // (n_channels * len(sets) * n_starts))
     for some in torch.split(packed, size, dim=1):
-        better = _best_trial(problem, dictionary, found, some, n_starts, sets, misfit)
+        better, badness = _best_trial(problem, dictionary, found, some, n_starts, sets, misfit)
         if misfit is None:
-            is_better = better.cost < (1.0 - _LEAST_WIN) * take_scenes(found.cost, some)
+            highest = (1.0 - _LEAST_WIN) * take_scenes(found.cost, some)
         else:
-            part = problem.take(some)
-            is_better = misfit(part, better) < misfit(part, found.take(some)) - _LEAST_WIN_NEPERS
-        found = found.replaced(better, some, is_better & take_scenes(wanted, some))
+            highest = misfit(problem.take(some), found.take(some)) - _LEAST_WIN_NEPERS
+        found = found.replaced(better, some, (badness < highest) & take_scenes(wanted, some))
     return found
 
 
@@ -86,8 +85,11 @@ def _best_trial(
     n_starts: int,
     sets: Bool[Tensor, "set out source"],
     misfit: Misfit | None,
-) -> Found:
-    """The best trial of each scene: every set of sources out once, anew from each start."""
+) -> tuple[Found, Float[Tensor, "channel some"]]:
+    """The best trial of each scene: every set of sources out once, anew from each start.
+
+    Beside it how badly it fits; infinite where there was nothing to try.
+    """
     n_some, n_out = some.shape[1], sets.shape[1]
     # one line per scene and set taken out, the sets of a scene in a row
     lines = some.repeat_interleave(len(sets), dim=1)
@@ -107,13 +109,14 @@ def _best_trial(
     refined = refine(tried, parameters, before.present, _STEPS)
     was_there = (before.present | ~slots.any(1)).all(-1)
     is_trial = was_there & is_place.flatten(1)
-    all_trials = Found(
-        refined.parameters, before.present, refined.cost.masked_fill(~is_trial, torch.inf)
-    )
-    badness = all_trials.cost if misfit is None else misfit(tried, all_trials)
-    badness = badness.masked_fill(~is_trial, torch.inf).reshape(len(some), n_some, -1)
-    best = badness.argmin(-1) + torch.arange(n_some, device=some.device) * badness.shape[-1]
-    return all_trials.take(best)
+    all_trials = Found(refined.parameters, before.present, refined.cost)
+    badness = refined.cost if misfit is None else misfit(tried, all_trials)
+    # what is no number must not win: argmin would have it first
+    badness = badness.masked_fill(~is_trial | badness.isnan(), torch.inf)
+    least, best = badness.reshape(len(some), n_some, -1).min(-1)
+    n_trials = badness.shape[1] // n_some
+    best = best + torch.arange(n_some, device=some.device) * n_trials
+    return all_trials.take(best), least
 
 
 def out_sets(n_slots: int, n_out: int, device: torch.device) -> Bool[Tensor, "set out source"]:

@@ -1,6 +1,6 @@
 """MusicNet: the network, its losses and phases, trained through the gate."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -177,10 +177,11 @@ class MusicNet(GatedModule):
         """All loss terms that some phase weighs."""
         terms = loss_terms(spectrum, _known(batch), self.network.grid)
         if self.network.head.trust is not None and _weighs_trust(self.phases):
-            terms["trust"] = trust_loss(self.network.head.trust, list(self._examples(batch)))
+            terms["trust"] = trust_loss(self.network.head.trust, self._examples(batch))
         return terms
 
-    def _examples(self, batch: SceneBatch) -> Iterator[TrustExample]:
+    def _examples(self, batch: SceneBatch) -> list[TrustExample]:
+        examples: list[TrustExample] = []
         truth, first = _known(batch), 0
         law, region = self.scene.sources, self.scene.region
         with torch.autocast(self.device.type, enabled=False):
@@ -193,8 +194,9 @@ class MusicNet(GatedModule):
                     truth.parameters[scenes].reshape(n_used, n_scenes, -1, 3),
                     truth.resolved[scenes].reshape(n_used, n_scenes, -1),
                 )
-                yield from trust_examples(heard.channels(n_used), of_these, law, region)
+                examples += trust_examples(heard.channels(n_used), of_these, law, region)
                 first += n_channels * n_scenes
+        return examples
 
     def _evaluate(self, batch: SceneBatch, prefix: EvaluationPrefix) -> None:
         truth = _known(batch)

@@ -5,7 +5,7 @@ second one of some scenes, mostly of those where the first was wrong, as a secon
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,14 +17,15 @@ from torch.nn import functional
 from musicnet.estimation import posterior
 from musicnet.estimation.clues import Clues, gather_clues
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found, finish
+from musicnet.estimation.found import Found
+from musicnet.estimation.linearization import explain
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem, compress
-from musicnet.estimation.redetection import redetect
+from musicnet.estimation.redetection import Misfit, redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.confidence import assess
 from musicnet.localization.estimates import Estimates
-from musicnet.localization.second_look import first_answer
+from musicnet.localization.second_look import finished, first_answer
 from musicnet.metrics.bound_ratios import OUTLIER_FACTOR
 from musicnet.metrics.matching import match
 from musicnet.networks.trust import TrustHead
@@ -72,7 +73,7 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
         examples: of one batch.
 
     Returns:
-        Nats per source.
+        Nats per source; 0 where there is none.
     """
     weighed = [head.weigh(one.clues) for one in examples]
     present = [one.clues.present for one in examples]
@@ -82,7 +83,8 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
 
     logits, log_widening = (joined(values) for values in zip(*weighed, strict=True))
     right = joined(one.right for one in examples).to(logits.dtype)
-    trust = functional.binary_cross_entropy_with_logits(logits, right)
+    trust = functional.binary_cross_entropy_with_logits(logits, right, reduction="sum")
+    trust = trust / max(1, len(right))
     squared = joined(one.squared_errors for one in examples)
     counted = squared.isfinite()
     squared = squared.where(counted, 0.0).clamp_max(_LARGEST_SQUARE)
@@ -93,7 +95,7 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
 @torch.no_grad()
 def trust_examples(
     observation: Observation, truth: Sources, law: SourceLaw, region: SearchRegion
-) -> Iterator[TrustExample]:
+) -> list[TrustExample]:
     """Answers to one observation.
 
     Args:
@@ -102,23 +104,21 @@ def trust_examples(
         law: how they were drawn.
         region: where they may be.
 
-    Yields:
-        First answers, then second ones.
+    Returns:
+        First answers, then second ones; no gradient.
     """
     problem = compress(observation, region)
     dictionary = Dictionary.over(problem, None)
     misfit = partial(posterior.misfit, loudness=Loudness.of(law))
-    resolved = problem.flatten(truth.resolved)
-    middle = problem.box.mean(0)
-    start = torch.where(resolved[..., None], problem.flatten(truth.parameters).to(middle), middle)
-    true = refine(problem, start, resolved, _STEPS)
-    best = Found(true.parameters, resolved, true.cost)
+    best = _most_probable(problem, truth, misfit)
     least = misfit(problem, best)
-    found = first_answer(problem, dictionary, resolved.sum(-1))
+    counts = best.present.sum(-1)
+    # a recording may have no source in any of these scenes: empty slots are an answer, too
+    found = first_answer(problem, dictionary, counts) if bool(counts.any()) else best
     wrong = misfit(problem, found) > least + _MARGIN
-    sources = Sources(problem.flatten(truth.parameters), resolved)
+    sources = Sources(problem.flatten(truth.parameters), problem.flatten(truth.resolved))
     deviation = _stated(problem, sources).square().sum(-1).sqrt()
-    yield TrustExample(
+    first = TrustExample(
         gather_clues(problem, dictionary, found),
         _is_right(problem, found, best, wrong),
         _squared_errors(problem, found, sources, deviation),
@@ -127,15 +127,28 @@ def trust_examples(
     again = wrong | (scene % _RIGHT_AGAIN == 0)
     part, cells = problem.single_out(again), dictionary.of_channels(again.nonzero()[:, 0])
     everywhere = torch.ones_like(part.noise_power, dtype=torch.bool)
-    second = redetect(part, cells, found.single_out(again), everywhere, _STARTS, misfit=misfit)
-    second = finish(part, second)
-    wrong = misfit(part, second) > least[again][:, None] + _MARGIN
+    found = redetect(part, cells, found.single_out(again), everywhere, _STARTS, misfit=misfit)
+    found = finished(part, found, misfit)
+    wrong = misfit(part, found) > least[again][:, None] + _MARGIN
     part_sources = Sources(sources.parameters[again][:, None], sources.resolved[again][:, None])
-    yield TrustExample(
-        gather_clues(part, cells, second),
-        _is_right(part, second, best.single_out(again), wrong),
-        _squared_errors(part, second, part_sources, deviation[again][:, None]),
+    second = TrustExample(
+        gather_clues(part, cells, found),
+        _is_right(part, found, best.single_out(again), wrong),
+        _squared_errors(part, found, part_sources, deviation[again][:, None]),
     )
+    return [first, second]
+
+
+def _most_probable(problem: Problem, truth: Sources, misfit: Misfit) -> Found:
+    """The truth, or its refinement where that is more probable."""
+    present = problem.flatten(truth.resolved)
+    middle = problem.box.mean(0)
+    places = torch.where(present[..., None], problem.flatten(truth.parameters).to(middle), middle)
+    true = Found(places, present, explain(problem, places, present).cost)
+    refined = refine(problem, places, present, _STEPS)
+    better = Found(refined.parameters, present, refined.cost)
+    # close sources can run off to where they all but cancel: likelier, but far too loud
+    return true.chosen(misfit(problem, better) < misfit(problem, true), better)
 
 
 def _is_right(

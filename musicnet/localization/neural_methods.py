@@ -4,18 +4,25 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, finish, is_settled, nothing
 from musicnet.estimation.posterior import Loudness, log_posterior
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
+from musicnet.estimation.pursuit import append
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
-from musicnet.localization.second_look import Judged, first_answer, look_again
+from musicnet.localization.second_look import (
+    FIRST_GROWTH_STEPS,
+    Judged,
+    first_answer,
+    look_again,
+    refined_first,
+)
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
@@ -25,6 +32,8 @@ from musicnet.scene.sources import Sources
 # steps of refinement from a peak of the pseudo-spectrum
 _STEPS = 8
 _STARTS = 3
+# nepers by which one source more may be less probable at first, and still be looked at
+_CLOSE = 5.0
 
 
 class NeuralSearch:
@@ -53,17 +62,22 @@ class NeuralSearch:
         """The most probable number of sources; by pursuit where the network has no trust head."""
         if self.trust is None:
             return count_by_pursuit(self.task)
+        most = min(self.task.most_sources, self.law.n_max)
+        answers = self._greedy_answers(most)
         loudness = Loudness.of(self.law)
-        best = _unjudged(nothing(self.problem))
+        probable = torch.stack([log_posterior(self.problem, one, loudness) for one in answers])
+        highest, first = probable.max(0)
+        best = self._look(_picked(answers, first))
         highest = log_posterior(self.problem, best.found, loudness)
-        counts = torch.zeros_like(highest, dtype=torch.long)
-        for k in range(1, min(self.task.most_sources, self.law.n_max) + 1):
-            answer = self._answer(torch.full_like(counts, k))
-            probable = log_posterior(self.problem, answer.found, loudness)
-            better = probable > highest
-            highest = torch.where(better, probable, highest)
-            best = _widened(best, k).put_back(better, answer.single_out(better))
-            counts = counts.masked_fill(better, k)
+        # one more source may turn out better than greed could tell
+        second = (first + 1).clamp_max(most)
+        gap = probable.gather(0, first[None])[0] - probable.gather(0, second[None])[0]
+        close = (second > first) & (gap < _CLOSE)
+        if bool(close.any()):
+            other = self._look(_picked(answers, second), close)
+            better = close & (log_posterior(self.problem, other.found, loudness) > highest)
+            best = best.put_back(better, other.single_out(better))
+        counts = best.found.present.sum(-1)
         self._counted = self.problem.unflatten(counts).reshape(self.task.spoilt.shape), best
         return self._counted[0]
 
@@ -109,7 +123,22 @@ class NeuralSearch:
             return _unjudged(nothing(self.problem))
         if self.trust is None:
             return _unjudged(self._settled_peaks(counts))
-        found = first_answer(self.problem, self.dictionary, counts)
+        return self._look(first_answer(self.problem, self.dictionary, counts))
+
+    def _greedy_answers(self, most: int) -> list[Found]:
+        """First answers of 0 to so many sources, in as many slots."""
+        grown = nothing(self.problem)
+        answers = [_widened(grown, most)]
+        everywhere = torch.ones_like(grown.cost, dtype=torch.bool)
+        for _ in range(most):
+            grown = append(self.problem, self.dictionary, grown, everywhere, FIRST_GROWTH_STEPS)
+            answers.append(_widened(refined_first(self.problem, grown), most))
+        return answers
+
+    def _look(self, found: Found, wanted: Bool[Tensor, "channel scene"] | None = None) -> Judged:
+        if self.trust is None:
+            return _unjudged(found)
+        counts = found.present.sum(-1)
         return look_again(
             self.trust,
             Loudness.of(self.law),
@@ -117,6 +146,7 @@ class NeuralSearch:
             self.dictionary,
             found,
             lambda some: self._from_peaks(some, counts),
+            wanted,
         )
 
     def _settled_peaks(self, counts: Counts) -> Found:
@@ -128,7 +158,7 @@ class NeuralSearch:
 
     def _from_peaks(self, some: Bool[Tensor, "channel scene"], counts: Counts) -> Found:
         """Sources refined from the peaks of the pseudo-spectrum, each scene a channel."""
-        whole = bool(some.all())
+        whole = self.trust is None  # else every scene is asked for as a channel
         problem = self.problem if whole else self.problem.single_out(some)
         wanted = counts if whole else counts[some][:, None]
         image = self.network.image(self._heard(some))
@@ -138,10 +168,12 @@ class NeuralSearch:
         n_slots = int(counts.max())
         shape = (*wanted.shape, n_slots)
         present = found.resolved[:, :n_slots].reshape(shape)
-        middle = problem.box.mean(0)
-        parameters = found.parameters[:, :n_slots].to(middle).reshape(*shape, 3)
-        parameters = torch.where(present[..., None], parameters, middle)
-        # a map with fewer peaks than sources: the missing start in the middle
+        low, high = problem.box.unbind(0)
+        parameters = found.parameters[:, :n_slots].to(low).reshape(*shape, 3)
+        share = (torch.arange(n_slots, device=some.device) + 1.0) / (n_slots + 1.0)
+        spare = low + (high - low) * share.to(low)[:, None]
+        parameters = torch.where(present[..., None], parameters, spare)
+        # a map with fewer peaks than sources: the missing start along the region's diagonal
         present = torch.arange(n_slots, device=some.device) < wanted[..., None]
         refined = refine(problem, parameters, present, _STEPS)
         return Found(refined.parameters, present, refined.cost)
@@ -164,16 +196,18 @@ def _unjudged(found: Found) -> Judged:
     return Judged(found, nothing_said, nothing_said)
 
 
-def _widened(answer: Judged, n_slots: int) -> Judged:
+def _widened(found: Found, n_slots: int) -> Found:
     """The same with empty slots behind."""
-    missing = n_slots - answer.trust.shape[-1]
+    missing = n_slots - found.present.shape[-1]
     pad = torch.nn.functional.pad
-    found = answer.found
-    found = Found(
+    return Found(
         pad(found.parameters, (0, 0, 0, missing)), pad(found.present, (0, missing)), found.cost
     )
-    return Judged(
-        found,
-        pad(answer.trust, (0, missing), value=torch.inf),
-        pad(answer.log_widening, (0, missing)),
-    )
+
+
+def _picked(answers: list[Found], which: Int[Tensor, "channel scene"]) -> Found:
+    """One of several answers of as many slots, scene by scene."""
+    picked = answers[0]
+    for number, answer in enumerate(answers):
+        picked = picked.chosen(which == number, answer)
+    return picked

@@ -51,8 +51,10 @@ class _Round:
 
 # each costs more than the one before, and looks at fewer scenes
 _ROUNDS = (_Round(3.0, 1, 2, 3), _Round(1.0, 2, 2, 8), _Round(-1.0, 2, 4, 4))
-# of refinement after each new source, and after the last
-_GROWTH_STEPS, _STEPS = 2, 6
+FIRST_GROWTH_STEPS = 2
+"""Steps of refinement after each new source of a first answer."""
+
+_STEPS = 6  # after the last
 # scenes at a time: a dictionary for each is a third of a megabyte on the default task
 _AT_ONCE = 256
 
@@ -70,9 +72,38 @@ def first_answer(
     Returns:
         As many sources as asked.
     """
-    grown = grow(problem, dictionary, n_sources, _GROWTH_STEPS)
+    return refined_first(problem, grow(problem, dictionary, n_sources, FIRST_GROWTH_STEPS))
+
+
+def refined_first(problem: Problem, grown: Found) -> Found:
+    """The last refinement of a first answer.
+
+    Args:
+        problem: what was heard.
+        grown: by greedy pursuit.
+
+    Returns:
+        The same sources.
+    """
     refined = refine(problem, grown.parameters, grown.present, _STEPS)
     return Found(refined.parameters, grown.present, refined.cost)
+
+
+def finished(problem: Problem, found: Found, misfit: Misfit) -> Found:
+    """Refined to the end, where that makes an answer more probable.
+
+    Likelihood alone sends close sources off to where they all but cancel.
+
+    Args:
+        problem: what was heard.
+        found: sources of each scene.
+        misfit: what must not rise.
+
+    Returns:
+        The same sources.
+    """
+    refined = finish(problem, found)
+    return found.chosen(misfit(problem, refined) < misfit(problem, found), refined)
 
 
 @dataclass(frozen=True)
@@ -128,6 +159,7 @@ def look_again(
     dictionary: Dictionary,
     found: Found,
     proposals: Proposals,
+    wanted: Bool[Tensor, "channel scene"] | None = None,
 ) -> Judged:
     """Looks again at what is in doubt, as long as it is.
 
@@ -138,12 +170,15 @@ def look_again(
         dictionary: cells to try.
         found: a first answer, at least one slot.
         proposals: another first answer, of some scenes.
+        wanted: scenes to look at; None looks at all.
 
     Returns:
         As many sources, more probable ones.
     """
     answer = judge(head, problem, dictionary, found)
     in_doubt = answer.trust.amin(-1) < _ROUNDS[0].level
+    if wanted is not None:
+        in_doubt = in_doubt & wanted
     misfit = partial(posterior.misfit, loudness=loudness)
     for some in _portions(in_doubt):
         part, cells = _single_out(problem, dictionary, some)
@@ -160,7 +195,8 @@ def look_again(
                 other = suspects.found.chosen(is_better, proposed)
             else:
                 other = _without_suspects(turn, few, few_cells, suspects, misfit)
-            looked = looked.put_back(still, judge(head, few, few_cells, finish(few, other)))
+            other = finished(few, other, misfit)
+            looked = looked.put_back(still, judge(head, few, few_cells, other))
         answer = answer.put_back(some, looked)
     return answer
 

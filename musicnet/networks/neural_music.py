@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from musicnet.estimation.peaks import find_peaks
+from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
 from musicnet.networks.head import Head, PseudoSpectrum
@@ -72,6 +73,9 @@ class NeuralMusic(nn.Module):
         scene: the physics; it fixes image and search region.
         settings: sizes.
 
+    Raises:
+        ValueError: a scene that the network, or its trust head, cannot judge.
+
     Example:
         >>> from musicnet.scene.array import ArrayGeometry
         >>> from musicnet.scene.sources import SourceLaw
@@ -88,12 +92,8 @@ class NeuralMusic(nn.Module):
         self.n_slots = scene.sources.n_max
         kernel = (1 if self.grid.n_v == 1 else 3, 1 if self.grid.n_u == 1 else 3)
         self.backbone = Backbone(self.image.n_maps, settings.n_channels, settings.dilations, kernel)
-        if settings.n_trust and (scene.surface is None or scene.symbols != "pilot"):
-            raise ValueError(
-                "the trust head judges pilots behind a surface: got "
-                f"n_trust={settings.n_trust} with symbols={scene.symbols!r} and "
-                f"{'no surface' if scene.surface is None else 'a surface'}. Set n_trust=0."
-            )
+        if settings.n_trust:
+            _check_trust(scene, settings)
         self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust)
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
@@ -152,3 +152,15 @@ class NeuralMusic(nn.Module):
         found = self.grid.parameters_at(peaks.cells + offsets.clamp(-MAX_OFFSET, MAX_OFFSET))
         parameters = self.grid.region.clamp(found).masked_fill(~resolved[..., None], math.nan)
         return Sources(parameters, resolved)
+
+
+def _check_trust(scene: Scene, settings: NetworkSettings) -> None:
+    """Refuses scenes whose sources a trust head cannot judge."""
+    if scene.surface is None or scene.symbols != "pilot":
+        raise ValueError(
+            "the trust head judges pilots behind a surface: got "
+            f"n_trust={settings.n_trust} with symbols={scene.symbols!r} and "
+            f"{'no surface' if scene.surface is None else 'a surface'}. Set n_trust=0."
+        )
+    # answers are weighed by how loud sources can be: better refused here than at the first batch
+    Loudness.of(scene.sources)

@@ -19,10 +19,18 @@ class TrustHead(nn.Module):
 
     Args:
         n_channels: features per source, a multiple of 4.
+
+    Raises:
+        ValueError: a number of features that the attention's heads cannot share.
     """
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
+        if n_channels < N_TRUST_HEADS or n_channels % N_TRUST_HEADS:
+            raise ValueError(
+                f"n_channels must be a positive multiple of {N_TRUST_HEADS}, the heads of the "
+                f"attention: got {n_channels}."
+            )
         self.embed = nn.Sequential(
             nn.Linear(N_CLUES, n_channels), nn.GELU(), nn.Linear(n_channels, n_channels)
         )

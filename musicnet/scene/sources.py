@@ -273,11 +273,12 @@ class SourceLaw:
         if weights is not None and not (
             len(weights) == self.n_max - self.n_min + 1
             and all(0.0 <= weight < math.inf for weight in weights)
-            and sum(weights) > 0.0
+            and 0.0 < sum(weights) < math.inf
         ):
             raise ValueError(
                 "count_weights must hold one finite weight >= 0 for each number of sources, "
-                f"n_min={self.n_min} to n_max={self.n_max}, and not only zeros: got {weights}."
+                f"n_min={self.n_min} to n_max={self.n_max}, and not only zeros: got {weights}. "
+                "Give as many, or null to draw all alike."
             )
         if not 0.0 <= self.min_separation_deg < 180.0:
             raise ValueError(

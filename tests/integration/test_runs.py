@@ -315,6 +315,19 @@ def test_a_recorded_file_is_memorised_by_the_same_experiment(
     assert "test/recall" in tested.out
 
 
+def test_a_recorded_file_trains_the_default_experiment_trust_included(
+    hydra_door: Callable[..., Any],
+) -> None:
+    """What only simulated data know, as the length of an epoch, must not be in the way."""
+    recording = ROOT / "tests" / "data" / "ris_pilot_48.npz"
+    answer = hydra_door(
+        *("experiment=ris", "data=recorded", f"data.init_args.path={recording}"),
+        *("trainer.max_epochs=1", *LEARNED),
+    )
+    assert answer.exit_code == 0, answer.err
+    assert any("head.trust" in name for name in weights(answer.run))
+
+
 def test_a_recorded_line_is_trained_on_by_the_ula_experiment(
     hydra_door: Callable[..., Any],
 ) -> None:

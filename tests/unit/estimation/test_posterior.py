@@ -1,6 +1,7 @@
 """The posterior against slow integration over amplitudes, and against what it is meant to tell."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,3 +91,23 @@ def test_the_right_number_of_sources_is_the_most_probable():
         probable.append(log_posterior(problem, finish(problem, sources), bounds))
     chosen = torch.stack(probable).argmax(0)
     assert (chosen == 2).float().mean() > 0.9
+
+
+def test_sources_that_coincide_are_no_better_than_one():
+    problem, one = one_source()
+    bounds = Loudness(1.0, 10.0)
+    twice = Found(one.parameters.repeat(1, 1, 2, 1), one.present.repeat(1, 1, 2), one.cost)
+    assert (log_posterior(problem, twice, bounds) <= -one.cost / problem.noise_power).all()
+
+
+def test_silence_is_nobody():
+    """Scenes that were not finite are silenced; whatever is found there lies in one place."""
+    problem, one = one_source()
+    silent = replace(problem, y=torch.zeros_like(problem.y))
+    nobody = Found(one.parameters[:, :, :0], one.present[:, :, :0], torch.zeros_like(one.cost))
+    bounds = Loudness(1.0, 10.0)
+    best = log_posterior(silent, nobody, bounds)
+    for k in (1, 2, 3):
+        present = one.present.repeat(1, 1, k)
+        some = Found(one.parameters.repeat(1, 1, k, 1), present, torch.zeros_like(one.cost))
+        assert (log_posterior(silent, some, bounds) <= best).all()

@@ -25,9 +25,11 @@ def line_scene():
 
 @pytest.fixture
 def make_module():
-    def make(scene, **options):
+    def make(scene, n_trust=0, **options):
         torch.manual_seed(0)
-        settings = NetworkSettings(n_channels=8, dilations=(1,), n_v=5, n_u=11, n_rho=3)
+        settings = NetworkSettings(
+            n_channels=8, dilations=(1,), n_v=5, n_u=11, n_rho=3, n_trust=n_trust
+        )
         return MusicNet(
             scene, lambda groups: torch.optim.AdamW(groups, lr=2e-3), settings, **options
         )

@@ -119,3 +119,65 @@ def test_contradictions_are_refused(arguments, got):
 def test_correlation_has_its_limits(correlation):
     with pytest.raises(ValueError, match=f"got {correlation}"):
         replace(LINE, correlation=correlation)
+
+
+@pytest.mark.parametrize(
+    ("n_min", "n_max", "weights"),
+    [
+        (1, 4, (1.0, 1.0, 2.0, 4.0)),
+        (2, 4, (0.5, 0.0, 1.5)),
+        (1, 3, (0.0, 0.0, 7.0)),
+        (2, 3, (3.0, 0.0)),
+        (3, 3, (0.1,)),
+    ],
+)
+def test_numbers_of_sources_come_as_often_as_weighed(n_min, n_max, weights):
+    n = 20_000
+    drawn = draw(SourceLaw(n_min=n_min, n_max=n_max, count_weights=weights), n)
+    # from the first slot on
+    assert (drawn.resolved.int().diff(dim=-1) <= 0).all()
+    counts = torch.bincount(drawn.sources.n_sources.flatten(), minlength=n_max + 1)
+    assert counts[:n_min].sum() == 0
+    for count, weight in zip(counts[n_min:].tolist(), weights, strict=True):
+        share = weight / sum(weights)
+        four_sigma = 4.0 * math.sqrt(n * share * (1.0 - share))
+        assert abs(count - n * share) <= four_sigma
+
+
+@pytest.mark.parametrize(("n_min", "n_max"), [(1, 4), (2, 5), (3, 9), (4, 4)])
+@pytest.mark.parametrize("weight", [1.0, 0.1, 7.3])
+def test_equal_weights_draw_what_no_weights_draw(n_min, n_max, weight):
+    law = SourceLaw(n_min=n_min, n_max=n_max)
+    plain = draw(law)
+    weighed = draw(replace(law, count_weights=(weight,) * (n_max - n_min + 1)))
+    for value in ("parameters", "resolved", "amplitude", "phase"):
+        assert torch.equal(getattr(plain, value), getattr(weighed, value))
+
+
+def test_weights_change_the_number_of_sources_and_nothing_else():
+    law = SourceLaw(n_max=4)
+    plain, weighed = draw(law), draw(replace(law, count_weights=(0.0, 0.0, 0.0, 1.0)))
+    assert weighed.resolved.all()
+    assert torch.equal(plain.parameters, weighed.parameters)
+    assert torch.equal(plain.phase, weighed.phase)
+    assert torch.equal(plain.amplitude[plain.resolved], weighed.amplitude[plain.resolved])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (1.0, 1.0, 1.0),
+        (1.0,) * 5,
+        (),
+        (1.0, 1.0, 1.0, -0.1),
+        (1.0, 1.0, 1.0, math.nan),
+        (1.0, 1.0, 1.0, math.inf),
+        (0.0, 0.0, 0.0, 0.0),
+        (1e308, 1e308, 1e308, 1e308),
+    ],
+)
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(ValueError, match=r"count_weights .*n_min=1 to n_max=4.* got \(") as caught:
+        SourceLaw(n_max=4, count_weights=weights)
+    assert str(weights) in str(caught.value)
+    assert "\n" not in str(caught.value)

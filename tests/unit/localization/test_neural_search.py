@@ -1,0 +1,388 @@
+"""The neural method: trust, second looks, and what no scene may do to another."""
+
+import math
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from musicnet.estimation.dictionary import Dictionary
+from musicnet.estimation.found import Found
+from musicnet.estimation.linearization import explain
+from musicnet.estimation.posterior import Loudness, misfit
+from musicnet.estimation.problem import compress
+from musicnet.localization import localize, neural_methods, second_look
+from musicnet.localization.neural_methods import NeuralSearch
+from musicnet.localization.second_look import first_answer
+from musicnet.localization.task import make_task
+from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
+from musicnet.networks.pretrained import Pretrained
+from musicnet.scene.array import ArrayGeometry
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import draw_blocks
+from musicnet.scene.sources import SourceLaw, Sources
+from musicnet.scene.surface import Surface
+
+SURE, NEVER = 100.0, -100.0
+LINE = Scene(
+    ArrayGeometry(8),
+    SourceLaw(n_max=2, elevation_deg=(0.0, 0.0), range_m=None, snr_db=(10.0, 20.0)),
+    n_snapshots=20,
+    symbols="data",
+)
+
+
+def surface_scene(n_max=3, snr_db=(0.0, 20.0)):
+    law = SourceLaw(n_max=n_max, snr_db=snr_db)
+    return Scene(ArrayGeometry(6, 6), law, surface=Surface(n_antennas=6, n_codes=10))
+
+
+SCENE = surface_scene()
+MISFIT = partial(misfit, loudness=Loudness.of(SCENE.sources))
+
+
+def pretrained(scene=SCENE, trust=None):
+    """An untrained network, which is the matched filter; its head says always the same."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(
+        n_channels=8, dilations=(1,), n_v=5, n_u=9, n_rho=3, n_trust=0 if trust is None else 8
+    )
+    network = NeuralMusic(scene, settings).eval().requires_grad_(requires_grad=False)
+    if trust is not None:
+        torch.nn.init.zeros_(network.head.trust.out.weight)
+        torch.nn.init.constant_(network.head.trust.out.bias, trust)
+    return Pretrained("untrained", network, scene, {}, settings)
+
+
+def draw(scene=SCENE, n_channels=2, n_scenes=6, seed=0):
+    return draw_blocks(scene, list(range(n_channels)), n_scenes, "cpu", seed, "neural", 0)
+
+
+def counts_of(truth):
+    """Those of the truth but for one scene: none is asked for there, and none is in doubt."""
+    counts = truth.n_sources.clone()
+    counts[0, -1] = 0
+    return counts
+
+
+def ask(heard, counts, trust, scene=SCENE, **options):
+    network = pretrained(scene, trust)
+    return localize(heard, "neural", counts, region=scene.region, pretrained=network, **options)
+
+
+def alone(heard, channel, scene):
+    """One scene of a batch, in a batch of its own."""
+    return replace(
+        heard,
+        y=heard.y[channel : channel + 1, scene : scene + 1],
+        operator=heard.operator[channel : channel + 1],
+        noise_power=heard.noise_power[channel : channel + 1, scene : scene + 1],
+    )
+
+
+def as_found(problem, sources):
+    """An answer as a search holds it."""
+    parameters = torch.where(sources.resolved[..., None], sources.parameters, problem.box.mean(0))
+    parameters, present = problem.flatten(parameters), problem.flatten(sources.resolved)
+    return Found(parameters, present, explain(problem, parameters, present).cost)
+
+
+def same(ours, theirs, atol=1e-3):
+    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0.0, equal_nan=True)
+
+
+def test_a_head_that_trusts_everything_leaves_the_first_answer_as_it_is():
+    heard, truth = draw()
+    answer = ask(heard, truth.n_sources, SURE)
+    problem = compress(heard, SCENE.region)
+    first = first_answer(problem, Dictionary.over(problem), truth.n_sources).sources(problem)
+    assert torch.equal(answer.sources.resolved, first.resolved)
+    assert torch.equal(answer.sources.parameters.nan_to_num(9.0), first.parameters.nan_to_num(9.0))
+
+
+def rise_of_misfit(seed):
+    """By how much a second look at every scene changes how improbable its answer is; nepers."""
+    heard, truth = draw(n_channels=4, n_scenes=24, seed=seed)
+    counts = counts_of(truth)
+    problem = compress(heard, SCENE.region)
+    first, second = (
+        MISFIT(problem, as_found(problem, ask(heard, counts, trust).sources))
+        for trust in (SURE, NEVER)
+    )
+    return second - first
+
+
+def test_a_head_that_trusts_nothing_makes_no_scene_less_probable(monkeypatch):
+    # refinement at the end goes by likelihood alone: not here
+    monkeypatch.setattr(second_look, "finish", lambda _, found: found)
+    rise = rise_of_misfit(seed=1)
+    assert rise.max() < 1e-3  # of several hundred: rounding
+    assert (rise < -1.0).sum() >= 4
+
+
+@pytest.mark.xfail(reason="close sources run off along the likelihood's ridge", strict=False)
+def test_the_last_refinement_makes_no_scene_less_probable():
+    """Here by 44 nepers: a pair that all but cancels, far louder than sources are."""
+    assert rise_of_misfit(seed=5).max() < 0.05
+
+
+def test_a_first_answer_that_is_nonsense_is_mended(monkeypatch):
+    """Proposals come from the network's peaks, scene by scene; mixed up they would not fit."""
+    scene = surface_scene(n_max=1, snr_db=(20.0, 25.0))
+    heard, truth = draw(scene, n_channels=3)
+
+    def nonsense(problem, dictionary, n_sources):
+        good = first_answer(problem, dictionary, n_sources)
+        parameters = good.parameters.clone()
+        parameters[..., 0] = torch.where(parameters[..., 0] > 0, -0.6, 0.6)
+        return Found(parameters, good.present, explain(problem, parameters, good.present).cost)
+
+    monkeypatch.setattr(neural_methods, "first_answer", nonsense)
+    # no pair of sources to take out: what is mended is mended by proposals
+    monkeypatch.setattr(second_look, "_ROUNDS", (replace(second_look._ROUNDS[0], n_out=2),))
+    wanted = counts_of(truth)
+    spoilt = ask(heard, wanted, SURE, scene)
+    mended = ask(heard, wanted, NEVER, scene)
+    there = wanted == 1
+    assert ((spoilt.sources.u - truth.u).abs()[there] > 0.3).all()
+    assert ((mended.sources.u - truth.u).abs()[there] < 0.05).float().mean() > 0.9
+
+
+def test_proposals_are_those_of_each_scene_alone():
+    heard, truth = draw()
+    network = pretrained(trust=NEVER)
+    counts = truth.n_sources
+
+    def search(some, n_sources):
+        return NeuralSearch(make_task(some, SCENE.region, n_sources, None), network)
+
+    some = torch.zeros_like(counts, dtype=torch.bool)
+    places = [(0, 1), (0, 4), (0, 5), (1, 2)]
+    for place in places:
+        some[place] = True
+    together = search(heard, counts)._from_peaks(some, counts)
+    assert together.parameters.shape[:2] == (4, 1)
+    for number, (channel, scene) in enumerate(places):
+        k = counts[channel : channel + 1, scene : scene + 1]
+        one = search(alone(heard, channel, scene), k)._from_peaks(torch.ones(1, 1).bool(), k)
+        n = int(k)
+        assert int(together.present[number].sum()) == n
+        same(together.parameters[number, 0, :n], one.parameters[0, 0, :n])
+
+
+@pytest.mark.xfail(reason="proposals of all scenes come in another layout", strict=False)
+@pytest.mark.parametrize("n_sources", ["known", None])
+@pytest.mark.parametrize(("n_channels", "n_scenes"), [(2, 4), (1, 4), (4, 1), (1, 1)])
+def test_all_scenes_may_be_in_doubt(n_channels, n_scenes, n_sources):
+    heard, truth = draw(n_channels=n_channels, n_scenes=n_scenes)
+    counts = truth.n_sources if n_sources else None
+    answer = ask(heard, counts, NEVER)
+    first = ask(heard, counts, SURE)
+    assert torch.equal(answer.n_sources, first.n_sources)
+    problem = compress(heard, SCENE.region)
+    ours, theirs = (MISFIT(problem, as_found(problem, one.sources)) for one in (answer, first))
+    assert (ours <= theirs + 0.05).all()
+
+
+def test_scenes_of_one_operator_may_be_looked_at_again():
+    """As every recording is: the singled-out scenes share one dictionary."""
+    heard, truth = draw(n_channels=1, n_scenes=10)
+    counts = counts_of(truth)
+    answer = ask(heard, counts, NEVER)
+    assert torch.equal(answer.sources.n_sources, counts)
+    flat = replace(
+        heard, y=heard.y[0], operator=heard.operator[0], noise_power=heard.noise_power[0]
+    )
+    without_axis = ask(flat, counts[0], NEVER)
+    assert torch.equal(
+        without_axis.sources.parameters.nan_to_num(9.0),
+        answer.sources.parameters[0].nan_to_num(9.0),
+    )
+
+
+@pytest.mark.parametrize("trust", [SURE, NEVER])
+def test_a_scene_that_is_not_finite_harms_no_other(trust):
+    heard, truth = draw()
+    counts = counts_of(truth)
+    whole = ask(heard, counts, trust)
+    y = heard.y.clone()
+    y[0, 2, 0, 3] = math.nan
+    found = ask(replace(heard, y=y), counts, trust)
+    assert not found.sources.resolved[0, 2].any()
+    assert found.sources.parameters[0, 2].isnan().all()
+    others = torch.ones_like(counts, dtype=torch.bool)
+    others[0, 2] = False
+    ours, theirs = (one.sources.parameters[others].nan_to_num(9.0) for one in (found, whole))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_scene_that_is_not_finite_does_not_change_how_others_are_counted(monkeypatch):
+    heard, _ = draw()
+    whole = ask(heard, None, SURE)
+    rounds = []
+
+    def counted(problem, dictionary, n_sources):
+        rounds.append(n_sources)
+        return first_answer(problem, dictionary, n_sources)
+
+    monkeypatch.setattr(neural_methods, "first_answer", counted)
+    y = heard.y.clone()
+    y[0, 2] = math.inf
+    found = ask(replace(heard, y=y), None, SURE)
+    assert len(rounds) == 3  # one for each number of sources: the silenced scene holds none
+    expected = whole.n_sources.clone()
+    expected[0, 2] = 0
+    assert torch.equal(found.n_sources, expected)
+    others = torch.ones_like(expected, dtype=torch.bool)
+    others[0, 2] = False
+    ours, theirs = (one.sources.parameters[others].nan_to_num(9.0) for one in (found, whole))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("trust", [None, SURE, NEVER])
+def test_the_order_of_scenes_and_channels_does_not_matter(trust):
+    heard, truth = draw()
+    counts = counts_of(truth)
+    whole = ask(heard, counts, trust)
+    order = torch.tensor([3, 5, 0, 1, 4, 2])
+    turned = replace(
+        heard,
+        y=heard.y.flip(0)[:, order],
+        operator=heard.operator.flip(0),
+        noise_power=heard.noise_power.flip(0)[:, order],
+    )
+    found = ask(turned, counts.flip(0)[:, order], trust)
+    same(found.sources.parameters, whole.sources.parameters.flip(0)[:, order])
+
+
+@pytest.mark.parametrize("trust", [None, SURE, NEVER])
+def test_scenes_are_answered_as_in_smaller_batches(trust):
+    heard, truth = draw()
+    counts = counts_of(truth)
+    whole = ask(heard, counts, trust)
+    for channel, scene in ((0, 0), (0, 3), (1, 5)):
+        # with a neighbour that is not in doubt
+        pair = replace(
+            heard,
+            y=heard.y[channel : channel + 1, [scene, scene]],
+            operator=heard.operator[channel : channel + 1],
+            noise_power=heard.noise_power[channel : channel + 1, [scene, scene]],
+        )
+        k = counts[channel : channel + 1, [scene, scene]].clone()
+        k[0, 1] = 0
+        found = ask(pair, k, trust)
+        n = int(k[0, 0])
+        same(found.sources.parameters[0, 0, :n], whole.sources.parameters[channel, scene, :n])
+
+
+def test_large_batches_are_looked_at_in_portions(monkeypatch):
+    heard, truth = draw()
+    counts = counts_of(truth)
+    whole = ask(heard, counts, NEVER)
+    monkeypatch.setattr("musicnet.localization.second_look._AT_ONCE", 3)
+    same(ask(heard, counts, NEVER).sources.parameters, whole.sources.parameters)
+
+
+@pytest.mark.parametrize("trust", [SURE, NEVER])
+def test_double_precision_is_answered_in_double(trust):
+    heard, truth = draw()
+    counts = counts_of(truth)
+    double = replace(
+        heard,
+        y=heard.y.to(torch.complex128),
+        operator=heard.operator.to(torch.complex128),
+        noise_power=heard.noise_power.double(),
+        positions=heard.positions.double(),
+    )
+    found = ask(double, counts, trust)
+    assert found.sources.parameters.dtype == torch.float64
+    assert torch.equal(found.sources.n_sources, counts)
+
+
+@pytest.mark.parametrize("trust", [None, SURE, NEVER])
+def test_more_sources_than_it_was_trained_for_are_refused(trust):
+    heard, _ = draw(n_scenes=2)
+    for counts in (4, torch.tensor([[1, 1], [4, 1]])):
+        with pytest.raises(ValueError, match="up to 3 sources: got 4") as caught:
+            ask(heard, counts, trust)
+        assert not re.search("\n", str(caught.value))
+
+
+@pytest.mark.parametrize("trust", [None, SURE])
+def test_no_sources_may_be_asked_for(trust):
+    heard, truth = draw(n_scenes=2)
+    found = ask(heard, torch.zeros_like(truth.n_sources), trust)
+    assert not found.sources.resolved.any()
+
+
+@pytest.mark.parametrize("n_max", [1, 2])
+@pytest.mark.parametrize("trust", [None, SURE, NEVER])
+def test_few_slots_are_enough(n_max, trust):
+    """Pairs cannot be taken out of one source."""
+    scene = surface_scene(n_max)
+    heard, truth = draw(scene)
+    counts = counts_of(truth)
+    found = ask(heard, counts, trust, scene)
+    assert torch.equal(found.sources.n_sources, counts)
+
+
+@pytest.mark.parametrize("trust", [None, SURE])
+def test_sources_are_counted_behind_a_surface(trust):
+    scene = surface_scene(snr_db=(10.0, 20.0))
+    heard, truth = draw(scene, n_scenes=16)
+    found = ask(heard, None, trust, scene)
+    assert (found.n_sources == truth.n_sources).float().mean() > 0.9
+    assert torch.equal(found.sources.n_sources, found.n_sources)
+    fewer = ask(heard, None, trust, scene, most_sources=2)
+    assert fewer.sources.resolved.shape[-1] == 2
+    assert int(fewer.n_sources.max()) == 2
+    more = ask(heard, None, trust, scene, most_sources=5)
+    assert more.sources.resolved.shape[-1] == 5
+    assert not more.sources.resolved[..., 3:].any()
+
+
+def test_counted_sources_are_those_of_asking_for_as_many():
+    heard, _ = draw()
+    counted = ask(heard, None, SURE)
+    asked = ask(heard, counted.n_sources, SURE)
+    n_slots = asked.sources.resolved.shape[-1]
+    assert torch.equal(counted.sources.n_sources, asked.sources.n_sources)
+    same(counted.sources.parameters[..., :n_slots, :], asked.sources.parameters)
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_a_plain_array_is_searched_and_counted(n_channels):
+    heard, truth = draw(LINE, n_channels=n_channels)
+    for counts in (truth.n_sources, None):
+        found = ask(heard, counts, None, LINE)
+        assert found.sources.parameters.shape[:2] == (n_channels, 6)
+        apart = (truth.u[..., 0] - truth.u[..., 1]).abs().nan_to_num(1.0) > 0.3
+        right = apart & (found.n_sources == truth.n_sources)
+        assert right.sum() >= 0.9 * apart.sum()
+        ours, theirs = (
+            one.nan_to_num(2.0).sort(-1).values[..., :2][right]
+            for one in (found.sources.u, truth.u)
+        )
+        same(ours, theirs, atol=0.05)
+
+
+def test_with_a_network_auto_is_neural():
+    heard, truth = draw(n_scenes=2)
+    network = pretrained(trust=SURE)
+    found = localize(heard, n_sources=truth.n_sources, region=SCENE.region, pretrained=network)
+    assert found.method == "neural"
+    with pytest.raises(ValueError, match="got pretrained=None"):
+        localize(heard, "neural", 1, region=SCENE.region)
+
+
+def test_a_head_without_an_opinion_does_no_harm():
+    """Log-odds that are no number: the first answer stands."""
+    heard, truth = draw(n_scenes=2)
+    found = ask(heard, truth.n_sources, math.nan)
+    first = ask(heard, truth.n_sources, SURE)
+    assert isinstance(found.sources, Sources)
+    assert torch.equal(
+        found.sources.parameters.nan_to_num(9.0), first.sources.parameters.nan_to_num(9.0)
+    )
