@@ -90,6 +90,12 @@ class Dictionary:
             return self
         return replace(self, parts=self.parts[channels], power=self.power[channels])
 
+    def between(self, channels: slice) -> "Dictionary":
+        """The same cells for some channels in a row, without a copy."""
+        if self.parts.shape[0] == 1:
+            return self
+        return replace(self, parts=self.parts[channels], power=self.power[channels])
+
     def parameters_at(self, index: Int[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
         """What lies at the centre of cells.
 

@@ -54,21 +54,22 @@ def leave_one_out(
     """
     duals, heard = _duals(explanation, present)
     own = torch.view_as_real(heard).square().sum((2, 4, 5))
-    n_lines = (1 + present.shape[-1]) * heard.shape[-1] + 2 * present.shape[-1]
-    size = max(1, _CHUNK // (2 * n_lines * dictionary.power[0].numel()))
-    pieces = [
-        _maps(dictionary, *some)
-        for some in zip(
-            torch.split(explanation.residual, size, dim=1),
-            torch.split(explanation.basis, size, dim=1),
-            torch.split(duals, size, dim=1),
-            torch.split(heard, size, dim=1),
-            strict=True,
-        )
-    ]
-    gains = torch.cat([piece[0] for piece in pieces], dim=1)
-    remaining = torch.cat([piece[1] for piece in pieces], dim=1)
-    return LeftOut(own, gains.masked_fill(~present[..., None], 0.0), remaining)
+    n_channels, n_scenes, n_sources = present.shape
+    n_lines = (1 + n_sources) * heard.shape[-1] + 2 * n_sources
+    one_scene = 2 * n_lines * dictionary.power[0].numel()
+    n_together = max(1, _CHUNK // (one_scene * n_scenes))
+    size = max(1, _CHUNK // one_scene)
+    gains = explanation.residual.real.new_empty(*present.shape, dictionary.cells.shape[0])
+    remaining = torch.empty_like(gains[:, :, 0])
+    for first in range(0, n_channels, n_together):
+        channels = slice(first, first + n_together)
+        cells = dictionary.between(channels)
+        for start in range(0, n_scenes, size):
+            some = (channels, slice(start, start + size))
+            gains[some], remaining[some] = _maps(
+                cells, explanation.residual[some], explanation.basis[some], duals[some], heard[some]
+            )
+    return LeftOut(own, gains.masked_fill_(~present[..., None], 0.0), remaining)
 
 
 def _duals(

@@ -50,29 +50,12 @@ class _Round:
 
 
 # each costs more than the one before, and looks at fewer scenes
-_ROUNDS = (_Round(3.0, 1, 2, 3), _Round(1.0, 2, 2, 8), _Round(-1.0, 2, 4, 4))
-FIRST_GROWTH_STEPS = 2
-"""Steps of refinement after each new source of a first answer."""
-
-_STEPS = 6  # after the last
-# scenes at a time: a dictionary for each is a third of a megabyte on the default task
-_AT_ONCE = 256
-
-
-def first_answer(
-    problem: Problem, dictionary: Dictionary, n_sources: Int[Tensor, "channel scene"]
-) -> Found:
-    """Greedy pursuit, refined; in haste, since what goes wrong is looked at again.
-
-    Args:
-        problem: what was heard.
-        dictionary: cells to try.
-        n_sources: of each scene.
-
-    Returns:
-        As many sources as asked.
-    """
-    return refined_first(problem, grow(problem, dictionary, n_sources, FIRST_GROWTH_STEPS))
+_ROUNDS = (
+    _Round(2.0, 1, 2, 3),
+    _Round(1.0, 2, 2, 8),
+    _Round(-1.0, 0),
+    _Round(-1.0, 2, 4, 6),
+)
 
 
 def refined_first(problem: Problem, grown: Found) -> Found:
