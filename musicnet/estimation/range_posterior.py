@@ -34,7 +34,7 @@ def settle_range(
 
     Args:
         parameters: (u, v, rho), rho > 0; NaN stays NaN.
-        covariance: of their errors.
+        covariance: of their errors; where it is not finite, nothing is known to move by.
         range_m: between which bounds ranges are uniform.
 
     Returns:
@@ -106,4 +106,9 @@ def _moved(
     widened = (
         covariance.double() + surplus[..., None, None] * along[..., None] * along[..., None, :]
     )
-    return moved.to(parameters.dtype), widened.to(covariance.dtype)
+    # an infinite variance over itself is no number
+    known = covariance.isfinite().all(-1).all(-1)[..., None]
+    return (
+        torch.where(known, moved.to(parameters.dtype), parameters),
+        torch.where(known[..., None], widened.to(covariance.dtype), covariance),
+    )

@@ -105,7 +105,7 @@ class NeuralSearch:
             covariance: from the likelihood's curvature.
 
         Returns:
-            Sources with settled ranges, and the covariance of their errors.
+            Sources with settled ranges inside the region, and the covariance of their errors.
         """
         if self.trust is None or self._final is None:
             return sources, covariance
@@ -116,7 +116,8 @@ class NeuralSearch:
         if self.law.range_m is None:
             return sources, covariance
         parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
-        return Sources(parameters, sources.resolved), covariance
+        # the region may be narrower than the law, and directions move along
+        return Sources(self.task.region.clamp(parameters), sources.resolved), covariance
 
     def _answer(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:
@@ -138,14 +139,14 @@ class NeuralSearch:
     def _look(self, found: Found, wanted: Bool[Tensor, "channel scene"] | None = None) -> Judged:
         if self.trust is None:
             return _unjudged(found)
-        counts = found.present.sum(-1)
+        counts, n_slots = found.present.sum(-1), found.present.shape[-1]
         return look_again(
             self.trust,
             Loudness.of(self.law),
             self.problem,
             self.dictionary,
             found,
-            lambda some: self._from_peaks(some, counts),
+            lambda some: _widened(self._from_peaks(some, counts), n_slots),
             wanted,
         )
 

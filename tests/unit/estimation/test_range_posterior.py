@@ -82,3 +82,17 @@ def test_a_missing_source_stays_missing():
     settled, widened = settle_range(parameters, torch.full((1, 3, 3), math.nan), BOUNDS)
     assert settled.isnan().all()
     assert widened.isnan().all()
+
+
+def test_without_finite_error_bars_an_estimate_stays():
+    """A source that nothing was heard of has an infinite covariance."""
+    parameters, covariance = estimate(2.0, 0.1)
+    unknown = torch.diag_embed(torch.full((1, 3), math.inf, dtype=torch.float64))
+    both = torch.cat((parameters, parameters)), torch.cat((unknown, covariance))
+    settled, widened = settle_range(*both, BOUNDS)
+    assert torch.equal(settled[:1], parameters)
+    assert torch.equal(widened[:1], unknown)
+    for ours, alone in zip(
+        (settled, widened), settle_range(parameters, covariance, BOUNDS), strict=True
+    ):
+        assert torch.equal(ours[1:], alone)

@@ -18,6 +18,7 @@ from musicnet.learning.data import SceneData
 from musicnet.learning.module import TRUST_SHARE
 from musicnet.learning.phases import Phase
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
+from musicnet.localization.confidence import assess
 from musicnet.networks.trust import TrustHead
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
@@ -211,27 +212,121 @@ def test_second_answers_are_no_less_probable(drawn, monkeypatch):
     assert second.right.shape == second.clues.present.shape
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_all_sources():
+def opinionated(trust, log_widening):
+    """A head that says always the same."""
     head = TrustHead(4)
     with torch.no_grad():
         head.out.weight.zero_()
-        head.out.bias.fill_(math.log(3.0))  # trusts three times out of four
+        head.out.bias.copy_(torch.tensor([trust, log_widening]))
+    return head
 
-    def example(present, right):
-        present, right = torch.tensor([[present]]), torch.tensor([[right]])
-        n = present.shape[-1]
-        return TrustExample(
-            Clues(torch.zeros(1, 1, n, N_CLUES), torch.zeros(1, 1, n, n), present), right
-        )
 
+def example(right, squared_errors):
+    """One scene; None in empty slots."""
+    present = torch.tensor([[[one is not None for one in right]]])
+    n = present.shape[-1]
+    return TrustExample(
+        Clues(torch.zeros(1, 1, n, N_CLUES), torch.zeros(1, 1, n, n), present),
+        torch.tensor([[[bool(one) for one in right]]]),
+        torch.tensor([[squared_errors]]),
+    )
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_all_sources():
+    head = opinionated(math.log(3.0), 0.0)  # trusts three times out of four
     examples = [
-        example([True, True, False], [True, False, False]),
-        example([True, False], [True, True]),
+        example([True, False, None], [math.nan, math.nan, math.nan]),
+        example([True, None], [math.nan, math.nan]),
     ]
     # three sources there, two of them right; what an empty slot says does not count
     expected = -(2.0 * math.log(0.75) + math.log(0.25)) / 3.0
     loss = trust_loss(head, examples).detach()
     assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_adds_how_well_the_widening_fits():
+    examples = [
+        example([True, True, None], [3.0, math.nan, 1e9]),  # a false source has no error
+        example([True, None], [0.5, math.nan]),
+        example([True], [1e7]),  # counts as a thousand
+    ]
+    trust = math.log1p(math.exp(-1.0))
+    for widening in (1.0, 4.0):
+        head = opinionated(1.0, math.log(widening))
+        width = math.log(widening) + (3.0 + 0.5 + 1000.0) / 3.0 / widening
+        loss = trust_loss(head, examples)
+        assert float(loss.detach()) == pytest.approx(trust + 0.1 * width, rel=1e-5)
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+        # d/d log w of log w + n / w
+        expected = 0.1 * (1.0 - (3.0 + 0.5 + 1000.0) / 3.0 / widening)
+        assert float(head.out.bias.grad[1]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_widening_that_fits_is_the_mean_of_the_squared_errors():
+    examples = [example([True, True], [1.0, 2.0]), example([True], [6.0])]
+    losses = [
+        float(trust_loss(opinionated(0.0, math.log(w)), examples).detach())
+        for w in (2.5, 2.9, 3.0, 3.1, 3.5)
+    ]
+    assert min(losses) == losses[2]
+
+
+def test_squared_errors_go_to_the_slots_that_made_them(drawn, monkeypatch):
+    """By hand: two true sources that the answer holds in the other order, and a false one."""
+    problem = compress(drawn[0], SCENE.region)
+    problem = problem.single_out(torch.arange(N_CHANNELS * N_SCENES).reshape(2, -1) == 0)
+    places = torch.tensor([[0.1, 0.2, 0.5], [-0.3, 0.1, 1.0], [0.0, 0.0, 0.4]])
+    present = torch.tensor([True, True, False])
+    truth = Sources(places.where(present[:, None], math.nan)[None, None], present[None, None])
+    answer = torch.stack((places[2] + 0.3, places[1], places[0]))[None, None]
+    answer[0, 0, 1, 0] += 0.01  # at one metre: x by a centimetre
+    found = Found(answer, torch.ones(1, 1, 3).bool(), torch.zeros(1, 1))
+    stated = torch.tensor([[0.1, 0.2, 0.5], [0.02, 0.4, 0.1], [0.3, 0.1, 0.7]])[None, None]
+    monkeypatch.setattr(module, "_stated", lambda *_: stated)
+
+    def squared(deviation):
+        return module._squared_errors(problem, found, truth, torch.tensor([[deviation]]))
+
+    offset = Sources(answer, found.present).xyz[0, 0, 1] - truth.xyz[0, 0, 1]
+    assert float(offset[0]) == pytest.approx(0.01, rel=1e-4)
+    expected = float((offset / stated[0, 0, 1]).square().mean())
+    wide = squared([1.0, 1.0, math.nan])
+    assert wide[0, 0, 0].isnan()  # is nobody's
+    assert wide[0, 0, 1:].tolist() == pytest.approx([expected, 0.0], rel=1e-4)
+    # four deviations are what noise may do
+    length = float(offset.norm())
+    assert squared([1.0, length / 3.9, math.nan])[0, 0, 1] == wide[0, 0, 1]
+    assert squared([1.0, length / 4.1, math.nan])[0, 0, 1].isnan()
+    missed = replace(found, present=torch.tensor([[[False, True, False]]]))
+    one = module._squared_errors(problem, missed, truth, torch.ones(1, 1, 3))
+    assert one.isfinite().tolist() == [[[False, True, False]]]
+
+
+@pytest.mark.parametrize("size", [0.5, 0.25])
+def test_squared_errors_of_honest_noise_are_one_on_average(size):
+    """Of less than full size: much more left over than noise leaves would widen what is stated."""
+    law = replace(SCENE.sources, snr_db=(18.0, 20.0), min_separation_deg=20.0, range_m=(0.5, 1.5))
+    scene = replace(SCENE, sources=law)
+    heard, truth = draw_blocks(scene, [0, 1, 2, 3], 150, "cpu", 0, "honest", 0)
+    problem = compress(heard, scene.region)
+    stated = assess(problem, truth).covariance.double()
+    stated = stated.where(truth.resolved[..., None, None], torch.eye(3, dtype=stated.dtype))
+    root = torch.linalg.cholesky(stated)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn((*truth.parameters.shape, 1), generator=generator, dtype=torch.float64)
+    noisy = (truth.parameters + size * (root @ noise)[..., 0]).float()
+    order = torch.tensor([2, 0, 1])
+    present = truth.resolved[..., order]
+    places = noisy[..., order, :].where(present[..., None], problem.box.mean(0))
+    found = Found(places, present, torch.zeros(present.shape[:2]))
+    anywhere = torch.full(present.shape, math.inf)
+    squared = module._squared_errors(problem, found, truth, anywhere)
+    assert torch.equal(squared.isfinite(), present)
+    assert float(squared[present].mean()) / size**2 == pytest.approx(1.0, abs=0.08)
+    # slot by slot: each is that of its own noise
+    large = noise[..., 0].square().mean(-1)[..., order][present]
+    assert torch.corrcoef(torch.stack((squared[present].double(), large)))[0, 1] > 0.5
 
 
 @pytest.mark.parametrize("n_empty", [5, N_SCENES])

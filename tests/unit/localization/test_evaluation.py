@@ -156,6 +156,24 @@ def test_the_classical_score_alone_is_what_no_learning_leaves(pretrained):
     assert network.head.outputs.bias[0] == INITIAL_LOGIT  # the original is as it was
 
 
+def test_no_learning_is_of_the_spectrum_alone_and_trust_stays_as_trained():
+    torch.manual_seed(3)
+    settings = NetworkSettings(n_channels=8, dilations=(1,), n_v=7, n_u=11, n_rho=4, n_trust=8)
+    network = NeuralMusic(SURFACE, settings).eval()
+    with torch.no_grad():
+        network.head.score_weight.fill_(0.7)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    blind = without_learning(network).state_dict()
+    assert any(name.startswith("head.trust.out") for name in blind)
+    changed = {name for name, value in blind.items() if not torch.equal(value, before[name])}
+    assert changed == {"head.outputs.weight", "head.outputs.bias", "head.score_weight"}
+    assert not blind["head.outputs.weight"].any()
+    assert not blind["head.outputs.bias"].any()
+    assert blind["head.score_weight"] == 1.0
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_no_gradients_are_kept(pretrained):
     known = next(draw_cell(SURFACE, Cell(1, 0.0), SMALL))
     question = Question(known.observation, 1, SURFACE, pretrained, known.truth)

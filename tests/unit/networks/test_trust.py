@@ -61,12 +61,13 @@ def slow_trust(head, features, log_distance):
             one = features[i] + layer.told(torch.cat(told))
             after.append(one + layer.step(one))
         features = after
-    return torch.cat([head.out(one) for one in features])
+    return torch.stack([head.out(one) for one in features]).unbind(-1)
 
 
 def test_it_is_attention_over_the_sources_that_are_there(head):
     clues = some_clues()
-    logits = head(clues)
+    logits, log_widening = head.weigh(clues)
+    assert torch.equal(head(clues), logits)
     for channel in range(2):
         for scene in range(5):
             there = clues.present[channel, scene]
@@ -75,7 +76,8 @@ def test_it_is_attention_over_the_sources_that_are_there(head):
                 clues.of_sources[channel, scene][there],
                 clues.log_distance[channel, scene][there][:, there],
             )
-            torch.testing.assert_close(logits[channel, scene][there], expected)
+            for ours, theirs in zip((logits, log_widening), expected, strict=True):
+                torch.testing.assert_close(ours[channel, scene][there], theirs)
 
 
 def test_trust_follows_its_source(head):
