@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from growth import growth_rows
-from localizer_limits import DEFAULT_TASK, JUDGED, LIMITS, verdict
+from localizer_limits import JUDGED, LIMITS, is_default_task, verdict
 from speed import measure_eigh
 
 from musicnet.commands.evaluate import (
@@ -39,7 +39,7 @@ _STAGES = ("image", "network", "peaks", "refinement")
 
 def cell_rows(pretrained: Pretrained, cells: list[Cell], plan: Plan) -> list[dict[str, Any]]:
     """Measures and prints all cells; the judged method's rows say what they have to keep."""
-    limits = LIMITS if pretrained.scene == DEFAULT_TASK else ()
+    limits = LIMITS if is_default_task(pretrained.scene) else ()
     if not limits:
         print("no limits: they are those of the default task, and these weights of another")
     print(table_head())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from musicnet.localization.evaluation import SNR_DB
@@ -13,6 +13,13 @@ from musicnet.scene.surface import Surface
 
 DEFAULT_TASK = Scene(ArrayGeometry(8, 8), SourceLaw(), surface=Surface())
 """The limits were set for these scenes."""
+
+
+def is_default_task(scene: Scene) -> bool:
+    """Whether a scene is the default task's, however often training drew each number of sources."""
+    law = replace(scene.sources, count_weights=None)
+    return replace(scene, sources=law) == DEFAULT_TASK
+
 
 JUDGED = "neural"
 

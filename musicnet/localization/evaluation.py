@@ -57,6 +57,7 @@ class Cell:
             n_min=self.n_sources,
             n_max=self.n_sources,
             snr_db=(self.snr_db, self.snr_db),
+            count_weights=None,
         )
         return replace(scene, sources=law)
 
