@@ -18,7 +18,7 @@ from torch import Tensor
 from musicnet.scene.sources import Bounds
 from musicnet.shapes import Parameters
 
-_N_CELLS = 128
+_N_CELLS = 64
 _REACH = 4.0  # standard deviations
 # half the width of the interval, in standard deviations of the posterior: three tenths of a normal
 _TOLERANCE = 0.385

@@ -8,7 +8,7 @@ close sources by one, and noise by the other.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -200,8 +200,8 @@ def look_again(
                 other = suspects.found.chosen(is_better, proposed)
             else:
                 other = _without_suspects(turn, few, few_cells, suspects, misfit)
-            other = finished(few, other, misfit)
             looked = looked.put_back(still, judge(head, few, few_cells, other))
+        looked = replace(looked, found=finished(part, looked.found, misfit))
         answer = answer.put_back(some, looked)
     return answer
 
