@@ -14,6 +14,7 @@ from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
+from musicnet.localization.line_search import weigh
 from musicnet.localization.second_look import first_answer, look_again
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
@@ -40,6 +41,7 @@ class NeuralSearch:
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
         self.trust = pretrained.network.head.trust
+        self.judge = pretrained.network.head.judge
         self._counted: tuple[Counts, Found] | None = None
 
     @cached_property
@@ -75,6 +77,8 @@ class NeuralSearch:
     def _found(self, counts: Counts) -> Found:
         if int(counts.max()) == 0:
             return nothing(self.problem)
+        if self.judge is not None:
+            return weigh(self.judge, self.problem, counts)
         if self.trust is None:
             everywhere = torch.ones_like(counts, dtype=torch.bool)
             found = self._from_peaks(everywhere, counts)

@@ -1,0 +1,116 @@
+"""Answers to learn weights from, made from a training batch by the steps that will be weighed."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from musicnet.estimation.answers import Answer, Answers, compare
+from musicnet.estimation.dictionary import Dictionary
+from musicnet.estimation.problem import Problem, compress, pack_scenes, take_scenes
+from musicnet.localization.line_search import first_answers, is_explained, more_answers
+from musicnet.networks.judge import Judge
+from musicnet.scene.snapshots import Observation
+from musicnet.scene.sources import SearchRegion, Sources
+
+# one explained scene in so many is searched again: second looks must not all be of bad first ones
+_AGAIN = 32
+# of Student's distribution: an answer slightly beside the truth must not rule the loss
+_FREEDOM = 5.0
+_LEAST_SPREAD, _MOST_SPREAD = 1e-4, 0.3  # of a coordinate, as a share of the region's width
+
+
+@dataclass(frozen=True)
+class AnswerExample:
+    """Answers to scenes of at least two sources, and the truth.
+
+    Args:
+        answers: side by side.
+        truth: (u, v, rho) by rising u; anything finite in empty slots.
+        problem: whose answers they are.
+    """
+
+    answers: Answers
+    truth: Float[Tensor, "channel scene source 3"]
+    problem: Problem
+
+
+@torch.no_grad()
+def answer_examples(
+    observation: Observation, truth: Sources, region: SearchRegion
+) -> Iterator[AnswerExample]:
+    """Answers to one observation.
+
+    Args:
+        observation: of a plain array, batch (channel, scene).
+        truth: its sources.
+        region: where they may be.
+
+    Yields:
+        First answers, then more of them to some of the scenes.
+    """
+    problem = compress(observation, region)
+    resolved = problem.flatten(truth.resolved)
+    counts = resolved.sum(-1)
+    n_slots = int(counts.max())
+    if n_slots < 2:
+        return
+    places = problem.flatten(truth.parameters).nan_to_num().to(problem.y.real.dtype)
+    order = places[..., 0].masked_fill(~resolved, torch.inf).argsort(-1)[..., :n_slots]
+    places = places.take_along_dim(order[..., None], dim=2)
+    answers = first_answers(problem, Dictionary.over(problem, None), counts)
+    side_by_side = compare(problem, answers)
+    yield AnswerExample(side_by_side, places, problem)
+    scene = torch.arange(counts.numel(), device=counts.device).reshape(counts.shape)
+    explained = is_explained(problem, answers[0].found)
+    again = (counts > 1) & (~explained | (scene % _AGAIN == 0))
+    some = pack_scenes(again)
+    part = problem.take(some)
+    fewer = [Answer(a.found.take(some), a.rank, take_scenes(a.is_there, some)) for a in answers]
+    everywhere = torch.ones_like(some, dtype=torch.bool)
+    more = compare(part, more_answers(part, fewer, everywhere))
+    yield AnswerExample(more, take_scenes(places, some), part)
+
+
+def answer_loss(judge: Judge, examples: list[AnswerExample]) -> Float[Tensor, ""]:
+    r"""Minus the log density of the truth under the mixture of answers.
+
+    An answer is Student's distribution around its sources, as wide as the likelihood states and
+    the judge widens it; none of the answers is anywhere in the region.
+
+    Args:
+        judge: to train.
+        examples: of one batch.
+
+    Returns:
+        Nats per source, in units of the region's width.
+    """
+    total, n_sources = torch.zeros(()), torch.zeros(())
+    for one in examples:
+        density = _log_density(judge, one)
+        counts = one.answers.present.sum(-1)
+        wanted = counts > 1
+        total = total.to(density) - density[wanted].sum()
+        n_sources = n_sources.to(density) + counts[wanted].sum()
+    return total / n_sources.clamp_min(1)
+
+
+def _log_density(judge: Judge, example: AnswerExample) -> Float[Tensor, "channel scene"]:
+    answers, problem = example.answers, example.problem
+    verdict = judge(answers)
+    columns = list(problem.active)
+    width = (problem.box[1] - problem.box[0])[columns]
+    spread = (answers.spread[..., columns] / width).clamp(_LEAST_SPREAD, _MOST_SPREAD)
+    spread = spread * (1.0 + verdict.widening[..., None, None])
+    error = (answers.parameters - example.truth[:, :, None])[..., columns] / width / spread
+    constant = math.lgamma((_FREEDOM + 1.0) / 2.0) - math.lgamma(_FREEDOM / 2.0)
+    constant -= 0.5 * math.log(_FREEDOM * math.pi)
+    tail = -(_FREEDOM + 1.0) / 2.0 * torch.log1p(error.square() / _FREEDOM)
+    density = (constant + tail - spread.log()).sum(-1)
+    density = density.masked_fill(~answers.present[:, :, None], 0.0).sum(-1)
+    # sources in the order of u are as dense as orders are many
+    anywhere = torch.lgamma(answers.present.sum(-1) + 1.0)[..., None].to(density)
+    return torch.logsumexp(verdict.log_weights + torch.cat((density, anywhere), -1), dim=-1)
