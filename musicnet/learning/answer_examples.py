@@ -11,12 +11,12 @@ from torch import Tensor
 from musicnet.estimation.answers import Answer, Answers, compare
 from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.problem import Problem, compress, pack_scenes, take_scenes
-from musicnet.localization.line_search import first_answers, is_explained, more_answers
+from musicnet.localization.line_search import first_answers, mean_of, more_answers
 from musicnet.networks.judge import Judge
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
 
-# one explained scene in so many is searched again: second looks must not all be of bad first ones
+# one scene in so many is searched again: second looks must not all be of doubtful ones
 _AGAIN = 32
 # of Student's distribution: an answer slightly beside the truth must not rule the loss
 _FREEDOM = 5.0
@@ -40,11 +40,12 @@ class AnswerExample:
 
 @torch.no_grad()
 def answer_examples(
-    observation: Observation, truth: Sources, region: SearchRegion
+    judge: Judge, observation: Observation, truth: Sources, region: SearchRegion
 ) -> Iterator[AnswerExample]:
     """Answers to one observation.
 
     Args:
+        judge: says what is in doubt.
         observation: of a plain array, batch (channel, scene).
         truth: its sources.
         region: where they may be.
@@ -61,17 +62,18 @@ def answer_examples(
     places = problem.flatten(truth.parameters).nan_to_num().to(problem.y.real.dtype)
     order = places[..., 0].masked_fill(~resolved, torch.inf).argsort(-1)[..., :n_slots]
     places = places.take_along_dim(order[..., None], dim=2)
-    answers = first_answers(problem, Dictionary.over(problem, None), counts)
+    dictionary = Dictionary.over(problem, None)
+    answers = first_answers(problem, dictionary, counts)
     side_by_side = compare(problem, answers)
     yield AnswerExample(side_by_side, places, problem)
     scene = torch.arange(counts.numel(), device=counts.device).reshape(counts.shape)
-    explained = is_explained(problem, answers[0].found)
-    again = (counts > 1) & (~explained | (scene % _AGAIN == 0))
+    doubtful = mean_of(judge, problem, side_by_side).is_doubtful
+    again = (counts > 1) & (doubtful | (scene % _AGAIN == 0))
     some = pack_scenes(again)
     part = problem.take(some)
     fewer = [Answer(a.found.take(some), a.rank, take_scenes(a.is_there, some)) for a in answers]
     everywhere = torch.ones_like(some, dtype=torch.bool)
-    more = compare(part, more_answers(part, fewer, everywhere))
+    more = compare(part, more_answers(part, dictionary, fewer, everywhere))
     yield AnswerExample(more, take_scenes(places, some), part)
 
 

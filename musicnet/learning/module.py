@@ -22,6 +22,7 @@ from musicnet.learning.losses import LossTerm, loss_terms
 from musicnet.learning.phases import Phase, check_phases, joint, phase_index
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
+from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.scene.scene import Scene
 from musicnet.scene.sources import Sources
@@ -186,7 +187,8 @@ class MusicNet(GatedModule):
         if self.network.head.trust is not None and _weighs(self.phases, "trust"):
             terms["trust"] = trust_loss(self.network.head.trust, list(self._examples(batch)))
         if self.network.head.judge is not None and _weighs(self.phases, "answers"):
-            terms["answers"] = answer_loss(self.network.head.judge, list(self._answers(batch)))
+            examples = list(self._answers(self.network.head.judge, batch))
+            terms["answers"] = answer_loss(self.network.head.judge, examples)
         return terms
 
     def _examples(self, batch: SceneBatch) -> Iterator[TrustExample]:
@@ -205,7 +207,7 @@ class MusicNet(GatedModule):
                 yield from trust_examples(heard.channels(n_used), of_these, law, region)
                 first += n_channels * n_scenes
 
-    def _answers(self, batch: SceneBatch) -> Iterator[AnswerExample]:
+    def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:
         truth, first = _known(batch), 0
         with torch.autocast(self.device.type, enabled=False):
             for heard in batch.observations:
@@ -215,7 +217,7 @@ class MusicNet(GatedModule):
                     truth.parameters[scenes].reshape(*shape, -1, 3),
                     truth.resolved[scenes].reshape(*shape, -1),
                 )
-                yield from answer_examples(heard, of_these, self.scene.region)
+                yield from answer_examples(judge, heard, of_these, self.scene.region)
                 first += shape.numel()
 
     def _evaluate(self, batch: SceneBatch, prefix: EvaluationPrefix) -> None:

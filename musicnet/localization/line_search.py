@@ -18,6 +18,7 @@ from musicnet.estimation.found import Found, is_settled
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
 from musicnet.estimation.pursuit import grow, multistart, nomp
+from musicnet.estimation.redetection import alternatives
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.subspace_fitting import (
     fit_subspace,
@@ -29,6 +30,8 @@ from musicnet.estimation.subspace_fitting import (
 from musicnet.networks.judge import Judge
 
 _GROWTH_STEPS, _STEPS = 2, 6
+# other places of each source
+_ELSEWHERE = 2
 # radians of the aperture's ends: answers that near to the mean agree with it
 _AGREED = 0.6
 # weight of the answers that do not agree from which a scene is in doubt
@@ -65,12 +68,16 @@ def first_answers(
 
 
 def more_answers(
-    problem: Problem, answers: list[Answer], wanted: Bool[Tensor, "channel scene"]
+    problem: Problem,
+    dictionary: Dictionary,
+    answers: list[Answer],
+    wanted: Bool[Tensor, "channel scene"],
 ) -> list[Answer]:
-    """Answers of a search with all starts.
+    """Answers of a search with all starts, and other places for each source of the first answer.
 
     Args:
         problem: snapshots of a plain array.
+        dictionary: cells to try.
         answers: `first_answers`.
         wanted: scenes that get more.
 
@@ -87,6 +94,11 @@ def more_answers(
             fitted = fit_subspace(part, rank) if rank else part
             better = multistart(fitted, None, take_scenes(counts, some))
             answers.append(_of_some(problem, answers[0], better, rank, some, searched))
+    searched = wanted & (counts > 1)
+    for other, is_there in alternatives(problem, dictionary, answers[0].found, _ELSEWHERE):
+        finite = torch.where(is_there, other.cost, 0.0)
+        found = Found(other.parameters, other.present, finite)
+        answers.append(Answer(found, 0, is_there & searched))
     return answers
 
 
@@ -122,28 +134,44 @@ def weigh(
     """
     if int(counts.max()) < 2:  # one answer, and nothing to weigh
         return nomp(problem, None, problem.unflatten(counts))
-    answers = first_answers(problem, Dictionary.over(problem, None), counts)
-    mean = _mean_of(judge, problem, compare(problem, answers))
+    dictionary = Dictionary.over(problem, None)
+    answers = first_answers(problem, dictionary, counts)
+    mean = mean_of(judge, problem, compare(problem, answers))
     doubtful = mean.is_doubtful & (counts > 1)
     some = pack_scenes(doubtful)
     if some.shape[1] == 0:
         return mean.found
     part = problem.take(some)
     fewer = [Answer(a.found.take(some), a.rank, take_scenes(a.is_there, some)) for a in answers]
-    again = more_answers(part, fewer, take_scenes(doubtful, some))
-    better = _mean_of(judge, part, compare(part, again)).found
+    again = more_answers(part, dictionary, fewer, take_scenes(doubtful, some))
+    better = mean_of(judge, part, compare(part, again)).found
     return mean.found.replaced(better, some, take_scenes(doubtful, some))
 
 
 @dataclass(frozen=True)
-class _Mean:
-    """The mean of weighed answers, and where they do not agree or explain too little."""
+class Mean:
+    """The mean of weighed answers.
+
+    Args:
+        found: the mean.
+        is_doubtful: where answers do not agree, or the likeliest explains too little.
+    """
 
     found: Found
     is_doubtful: Bool[Tensor, "channel scene"]
 
 
-def _mean_of(judge: Judge, problem: Problem, answers: Answers) -> _Mean:
+def mean_of(judge: Judge, problem: Problem, answers: Answers) -> Mean:
+    """Weighs answers, and takes their mean.
+
+    Args:
+        judge: trained.
+        problem: snapshots of a plain array.
+        answers: to it.
+
+    Returns:
+        The mean, and what to look at again.
+    """
     log_weights = judge(answers).log_weights
     # what none of the answers is has no place of its own
     weights = log_weights[..., :-1].softmax(-1)[..., None, None]
@@ -156,7 +184,7 @@ def _mean_of(judge: Judge, problem: Problem, answers: Answers) -> _Mean:
     likeliest = answers.parameters.take_along_dim(best, dim=2)[:, :, 0]
     cost = explain(problem, likeliest, answers.present).cost
     explained = is_explained(problem, Found(likeliest, answers.present, cost))
-    return _Mean(found, (agreed < 1.0 - _DOUBT) | ~explained)
+    return Mean(found, (agreed < 1.0 - _DOUBT) | ~explained)
 
 
 def _grown(problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"]) -> Found:
