@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from musicnet.estimation.found import Found, surplus
@@ -76,7 +76,9 @@ def compare(problem: Problem, answers: Sequence[Answer]) -> Answers:
     Returns:
         All of them, in single precision; no gradient.
     """
-    looks = [_Look.at(problem, answer) for answer in answers]
+    heard = problem.y[:, :, 0].nan_to_num()
+    dimensions = torch.linalg.svd(heard, full_matrices=False)[1:]
+    looks = [_Look.at(problem, answer, dimensions) for answer in answers]
     is_there = torch.stack([answer.is_there for answer in answers], dim=-1)
     clues = torch.stack([look.clues for look in looks], dim=-2)
     independent = torch.stack([look.independent for look in looks], dim=-1)
@@ -121,7 +123,7 @@ class _Look:
     of_any_rank: Tensor
 
     @classmethod
-    def at(cls, problem: Problem, answer: Answer) -> "_Look":
+    def at(cls, problem: Problem, answer: Answer, dimensions: tuple[Tensor, Tensor]) -> "_Look":
         found = answer.found
         explained = explain(problem, found.parameters, found.present)
         misfits = symbol_misfits(problem, explained, found.present)
@@ -130,7 +132,13 @@ class _Look:
         return cls(
             found.parameters.take_along_dim(order[..., None], dim=2),
             spread.take_along_dim(order[..., None], dim=2),
-            _own_clues(problem, answer, explained, misfits.powers, spread),
+            torch.cat(
+                (
+                    _own_clues(problem, answer, explained, misfits.powers, spread),
+                    _outside(problem, explained, found.present, *dimensions),
+                ),
+                dim=-1,
+            ),
             misfits.independent.float(),
             misfits.of_any_rank.float(),
         )
@@ -173,15 +181,17 @@ def _own_clues(
         (answer.rank > 1) * everywhere,
     ]
     seen = _padded(powers.clamp_min(1e-3).log().float() / 3.0)
-    return torch.cat((torch.stack(clues, -1), seen, _outside(problem, explained, present)), -1)
+    return torch.cat((torch.stack(clues, -1), seen), dim=-1)
 
 
 def _outside(
-    problem: Problem, explained: Explanation, present: Bool[Tensor, "channel scene source"]
-) -> Float[Tensor, "channel scene dimension"]:
+    problem: Problem,
+    explained: Explanation,
+    present: Bool[Tensor, "channel scene source"],
+    values: Float[Tensor, "channel scene dimension"],
+    directions: Complex[Tensor, "channel scene dimension row"],
+) -> Float[Tensor, "channel scene top"]:
     """How much of the strongest dimensions is left, to what noise would leave."""
-    heard = problem.y[:, :, 0].nan_to_num()
-    _, values, directions = torch.linalg.svd(heard, full_matrices=False)
     top = min(_TOP, values.shape[-1])
     inside = directions[..., :top, :] @ explained.basis[:, :, 0].mH
     share = 1.0 - torch.view_as_real(inside).square().sum((-2, -1))

@@ -67,13 +67,14 @@ def answer_examples(
     side_by_side = compare(problem, answers)
     yield AnswerExample(side_by_side, places, problem)
     scene = torch.arange(counts.numel(), device=counts.device).reshape(counts.shape)
-    doubtful = mean_of(judge, problem, side_by_side).is_doubtful
-    again = (counts > 1) & (doubtful | (scene % _AGAIN == 0))
+    mean = mean_of(judge, problem, side_by_side)
+    again = (counts > 1) & (mean.is_doubtful | (scene % _AGAIN == 0))
     some = pack_scenes(again)
     part = problem.take(some)
     fewer = [Answer(a.found.take(some), a.rank, take_scenes(a.is_there, some)) for a in answers]
-    everywhere = torch.ones_like(some, dtype=torch.bool)
-    more = compare(part, more_answers(part, dictionary, fewer, everywhere))
+    unexplained = take_scenes(~mean.is_explained, some)
+    everywhere = torch.ones_like(unexplained)
+    more = compare(part, more_answers(part, dictionary, fewer, everywhere, unexplained))
     yield AnswerExample(more, take_scenes(places, some), part)
 
 

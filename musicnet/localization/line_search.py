@@ -14,7 +14,7 @@ from torch import Tensor
 
 from musicnet.estimation.answers import Answer, Answers, compare
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found, is_settled
+from musicnet.estimation.found import Found, surplus
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
 from musicnet.estimation.pursuit import grow, multistart, nomp
@@ -29,7 +29,9 @@ from musicnet.estimation.subspace_fitting import (
 )
 from musicnet.networks.judge import Judge
 
-_GROWTH_STEPS, _STEPS = 2, 6
+_GROWTH_STEPS, _STEPS = 2, 5
+# standard deviations of what noise leaves: few scenes are searched in vain
+_MOST_SURPLUS = 3.5
 # other places of each source
 _ELSEWHERE = 2
 # radians of the aperture's ends: answers that near to the mean agree with it
@@ -72,14 +74,16 @@ def more_answers(
     dictionary: Dictionary,
     answers: list[Answer],
     wanted: Bool[Tensor, "channel scene"],
+    unexplained: Bool[Tensor, "channel scene"],
 ) -> list[Answer]:
-    """Answers of a search with all starts, and other places for each source of the first answer.
+    """Other places for each source of the first answer, and answers of a search with all starts.
 
     Args:
         problem: snapshots of a plain array.
         dictionary: cells to try.
         answers: `first_answers`.
-        wanted: scenes that get more.
+        wanted: scenes that get other places.
+        unexplained: scenes that are searched.
 
     Returns:
         Theirs behind the others.
@@ -87,18 +91,18 @@ def more_answers(
     counts, n_slots = answers[0].found.present.sum(-1), answers[0].found.present.shape[-1]
     answers = list(answers)
     for rank in range(most_dimensions(problem, n_slots) + 1):
-        searched = wanted & (counts > max(rank, 1))
+        searched = unexplained & (counts > max(rank, 1))
         some = pack_scenes(searched)
         if some.shape[1]:
             part = problem.take(some)
             fitted = fit_subspace(part, rank) if rank else part
             better = multistart(fitted, None, take_scenes(counts, some))
             answers.append(_of_some(problem, answers[0], better, rank, some, searched))
-    searched = wanted & (counts > 1)
+    moved = wanted & (counts > 1)
     for other, is_there in alternatives(problem, dictionary, answers[0].found, _ELSEWHERE):
         finite = torch.where(is_there, other.cost, 0.0)
         found = Found(other.parameters, other.present, finite)
-        answers.append(Answer(found, 0, is_there & searched))
+        answers.append(Answer(found, 0, is_there & moved))
     return answers
 
 
@@ -114,7 +118,8 @@ def is_explained(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"
     """
     strongest = fit_subspace(problem, 1)
     left = with_cost(strongest, found, found.present.shape[-1])
-    return is_settled(problem, found) & is_settled(strongest, left)
+    most = torch.maximum(surplus(problem, found), surplus(strongest, left))
+    return most <= _MOST_SURPLUS
 
 
 def weigh(
@@ -143,7 +148,8 @@ def weigh(
         return mean.found
     part = problem.take(some)
     fewer = [Answer(a.found.take(some), a.rank, take_scenes(a.is_there, some)) for a in answers]
-    again = more_answers(part, dictionary, fewer, take_scenes(doubtful, some))
+    unexplained = take_scenes(doubtful & ~mean.is_explained, some)
+    again = more_answers(part, dictionary, fewer, take_scenes(doubtful, some), unexplained)
     better = mean_of(judge, part, compare(part, again)).found
     return mean.found.replaced(better, some, take_scenes(doubtful, some))
 
@@ -155,10 +161,12 @@ class Mean:
     Args:
         found: the mean.
         is_doubtful: where answers do not agree, or the likeliest explains too little.
+        is_explained: where it explains enough.
     """
 
     found: Found
     is_doubtful: Bool[Tensor, "channel scene"]
+    is_explained: Bool[Tensor, "channel scene"]
 
 
 def mean_of(judge: Judge, problem: Problem, answers: Answers) -> Mean:
@@ -184,7 +192,7 @@ def mean_of(judge: Judge, problem: Problem, answers: Answers) -> Mean:
     likeliest = answers.parameters.take_along_dim(best, dim=2)[:, :, 0]
     cost = explain(problem, likeliest, answers.present).cost
     explained = is_explained(problem, Found(likeliest, answers.present, cost))
-    return Mean(found, (agreed < 1.0 - _DOUBT) | ~explained)
+    return Mean(found, (agreed < 1.0 - _DOUBT) | ~explained, explained)
 
 
 def _grown(problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"]) -> Found:

