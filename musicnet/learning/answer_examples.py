@@ -21,6 +21,13 @@ _AGAIN = 32
 # of Student's distribution: an answer slightly beside the truth must not rule the loss
 _FREEDOM = 5.0
 _LEAST_SPREAD, _MOST_SPREAD = 1e-4, 0.3  # of a coordinate, as a share of the region's width
+# log density of the narrowest answer at its middle, per coordinate
+_LOG_PEAK = (
+    math.lgamma((_FREEDOM + 1.0) / 2.0)
+    - math.lgamma(_FREEDOM / 2.0)
+    - 0.5 * math.log(_FREEDOM * math.pi)
+    - math.log(_LEAST_SPREAD)
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ def answer_examples(
     mean = mean_of(judge, problem, side_by_side)
     again = (counts > 1) & (mean.is_doubtful | (scene % _AGAIN == 0))
     some = pack_scenes(again)
+    if some.shape[1] == 0:
+        return
     part = problem.take(some)
     fewer = [Answer(a.found.take(some), a.rank, take_scenes(a.is_there, some)) for a in answers]
     unexplained = take_scenes(~mean.is_explained, some)
@@ -79,7 +88,7 @@ def answer_examples(
 
 
 def answer_loss(judge: Judge, examples: list[AnswerExample]) -> Float[Tensor, ""]:
-    r"""Minus the log density of the truth under the mixture of answers.
+    r"""How much less dense the mixture of answers is at the truth than it could be at most.
 
     An answer is Student's distribution around its sources, as wide as the likelihood states and
     the judge widens it; none of the answers is anywhere in the region.
@@ -89,7 +98,7 @@ def answer_loss(judge: Judge, examples: list[AnswerExample]) -> Float[Tensor, ""
         examples: of one batch.
 
     Returns:
-        Nats per source, in units of the region's width.
+        Nats per source, >= 0: 0 would be to know it to a ten-thousandth of the region's width.
     """
     total, n_sources = torch.zeros(()), torch.zeros(())
     for one in examples:
@@ -102,6 +111,7 @@ def answer_loss(judge: Judge, examples: list[AnswerExample]) -> Float[Tensor, ""
 
 
 def _log_density(judge: Judge, example: AnswerExample) -> Float[Tensor, "channel scene"]:
+    """Of the truth, to that of the narrowest answer at its middle."""
     answers, problem = example.answers, example.problem
     verdict = judge(answers)
     columns = list(problem.active)
@@ -109,11 +119,11 @@ def _log_density(judge: Judge, example: AnswerExample) -> Float[Tensor, "channel
     spread = (answers.spread[..., columns] / width).clamp(_LEAST_SPREAD, _MOST_SPREAD)
     spread = spread * (1.0 + verdict.widening[..., None, None])
     error = (answers.parameters - example.truth[:, :, None])[..., columns] / width / spread
-    constant = math.lgamma((_FREEDOM + 1.0) / 2.0) - math.lgamma(_FREEDOM / 2.0)
-    constant -= 0.5 * math.log(_FREEDOM * math.pi)
     tail = -(_FREEDOM + 1.0) / 2.0 * torch.log1p(error.square() / _FREEDOM)
-    density = (constant + tail - spread.log()).sum(-1)
+    density = (tail - (spread / _LEAST_SPREAD).log()).sum(-1)
     density = density.masked_fill(~answers.present[:, :, None], 0.0).sum(-1)
     # sources in the order of u are as dense as orders are many
-    anywhere = torch.lgamma(answers.present.sum(-1) + 1.0)[..., None].to(density)
+    counts = answers.present.sum(-1)
+    anywhere = torch.lgamma(counts + 1.0) - counts * len(columns) * _LOG_PEAK
+    anywhere = anywhere[..., None].to(density)
     return torch.logsumexp(verdict.log_weights + torch.cat((density, anywhere), -1), dim=-1)
