@@ -159,7 +159,7 @@ class Mean:
     """The mean of weighed answers.
 
     Args:
-        found: the mean.
+        found: the mean where answers do not agree, else the one that fits best.
         is_doubtful: where answers do not agree, or the likeliest explains too little.
         is_explained: where it explains enough.
     """
@@ -187,12 +187,21 @@ def mean_of(judge: Judge, problem: Problem, answers: Answers) -> Mean:
     moved = (answers.parameters - parameters[:, :, None]) / problem.resolution
     agrees = (moved.abs().amax(-1) < _AGREED) | ~answers.present[:, :, None]
     agreed = (log_weights[..., :-1].exp() * agrees.all(-1)).sum(-1)
-    found = Found(parameters, answers.present, explain(problem, parameters, answers.present).cost)
-    best = log_weights[..., :-1].argmax(-1)[..., None, None, None]
-    likeliest = answers.parameters.take_along_dim(best, dim=2)[:, :, 0]
-    cost = explain(problem, likeliest, answers.present).cost
-    explained = is_explained(problem, Found(likeliest, answers.present, cost))
-    return Mean(found, (agreed < 1.0 - _DOUBT) | ~explained, explained)
+    best = log_weights[..., :-1].argmax(-1)
+    explained = is_explained(problem, _one_of(problem, answers, best))
+    doubtful = (agreed < 1.0 - _DOUBT) | ~explained
+    # of answers that agree the one that fits is efficient, and a mean is not
+    fittest = _one_of(problem, answers, answers.misfit.argmin(-1))
+    mean = Found(parameters, answers.present, explain(problem, parameters, answers.present).cost)
+    return Mean(fittest.chosen(doubtful, mean), doubtful, explained)
+
+
+def _one_of(problem: Problem, answers: Answers, index: Int[Tensor, "channel scene"]) -> Found:
+    """One answer to each scene."""
+    chosen = index[..., None, None, None]
+    parameters = answers.parameters.take_along_dim(chosen, dim=2)[:, :, 0]
+    cost = explain(problem, parameters, answers.present).cost
+    return Found(parameters, answers.present, cost)
 
 
 def _grown(problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"]) -> Found:
