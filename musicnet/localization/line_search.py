@@ -185,15 +185,14 @@ def mean_of(judge: Judge, problem: Problem, answers: Answers) -> Mean:
     weights = log_weights[..., :-1].softmax(-1)[..., None, None]
     parameters = (weights * answers.parameters).sum(2).to(answers.parameters)
     moved = (answers.parameters - parameters[:, :, None]) / problem.resolution
-    agrees = (moved.abs().amax(-1) < _AGREED) | ~answers.present[:, :, None]
-    agreed = (log_weights[..., :-1].exp() * agrees.all(-1)).sum(-1)
-    best = log_weights[..., :-1].argmax(-1)
-    explained = is_explained(problem, _one_of(problem, answers, best))
-    doubtful = (agreed < 1.0 - _DOUBT) | ~explained
+    agrees = ((moved.abs().amax(-1) < _AGREED) | ~answers.present[:, :, None]).all(-1)
+    is_agreed = (log_weights[..., :-1].exp() * agrees).sum(-1) >= 1.0 - _DOUBT
+    explained = is_explained(problem, _one_of(problem, answers, log_weights[..., :-1].argmax(-1)))
     # of answers that agree the one that fits is efficient, and a mean is not
-    fittest = _one_of(problem, answers, answers.misfit.argmin(-1))
+    candidates = answers.misfit.masked_fill(~(agrees & answers.is_there), torch.inf)
+    fittest = _one_of(problem, answers, candidates.argmin(-1))
     mean = Found(parameters, answers.present, explain(problem, parameters, answers.present).cost)
-    return Mean(fittest.chosen(doubtful, mean), doubtful, explained)
+    return Mean(mean.chosen(is_agreed, fittest), ~(is_agreed & explained), explained)
 
 
 def _one_of(problem: Problem, answers: Answers, index: Int[Tensor, "channel scene"]) -> Found:
