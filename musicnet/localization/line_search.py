@@ -30,6 +30,8 @@ from musicnet.estimation.subspace_fitting import (
 from musicnet.networks.judge import Judge
 
 _GROWTH_STEPS, _STEPS = 2, 5
+# close coherent sources take longer
+_FITTED_STEPS = 12
 # standard deviations of what noise leaves: few scenes are searched in vain
 _MOST_SURPLUS = 3.5
 # other places of each source
@@ -53,7 +55,7 @@ def first_answers(
     Returns:
         The first answers every scene.
     """
-    found = _grown(problem, dictionary, counts)
+    found = _grown(problem, dictionary, counts, _STEPS)
     answers = [Answer(found, 0, torch.ones_like(counts, dtype=torch.bool))]
     n_slots = found.present.shape[-1]
     if n_slots < 2:
@@ -64,7 +66,9 @@ def first_answers(
         some = pack_scenes(hopeful)
         if some.shape[1]:
             part = problem.take(some)
-            fitted = _grown(fit_subspace(part, rank), dictionary, take_scenes(counts, some))
+            fitted = _grown(
+                fit_subspace(part, rank), dictionary, take_scenes(counts, some), _FITTED_STEPS
+            )
             answers.append(_of_some(problem, answers[0], fitted, rank, some, hopeful))
     return answers
 
@@ -203,9 +207,11 @@ def _one_of(problem: Problem, answers: Answers, index: Int[Tensor, "channel scen
     return Found(parameters, answers.present, cost)
 
 
-def _grown(problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"]) -> Found:
+def _grown(
+    problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"], steps: int
+) -> Found:
     grown = grow(problem, dictionary, counts, _GROWTH_STEPS)
-    refined = refine(problem, grown.parameters, grown.present, _STEPS)
+    refined = refine(problem, grown.parameters, grown.present, steps)
     return Found(refined.parameters, grown.present, refined.cost)
 
 
