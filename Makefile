@@ -41,8 +41,8 @@ bench: $(ready)  ## the tables of benchmarks/, as JSON beside the scripts' outpu
 	$(bin)/python benchmarks/gate.py --json runs/benchmarks/gate.json
 	$(bin)/python benchmarks/scenes.py --json runs/benchmarks/scenes.json
 
-# One name or several: make weights names=ula
-names ?= ris ula
+# One name or several: make weights names="ris ula"
+names ?= ris
 weights: $(ready)  ## train again what ships in musicnet/weights
 	for name in $(names); do $(bin)/python benchmarks/train_weights.py $$name || exit 1; done
 

@@ -78,7 +78,7 @@ def limits_of(scene: Scene) -> list[str]:
     law, bounds = scene.sources, scene.region.bounds
     if scene.surface is None:
         heard = f"an array of {scene.n_elements} elements ({scene.array.kind}), any number of"
-        heard += f" snapshots (trained with {scene.n_snapshots})"
+        heard += f" snapshots (trained with at most {scene.n_snapshots})"
     else:
         heard = f"a surface of {scene.n_elements} elements ({scene.array.kind}) heard by"
         heard += f" {scene.surface.n_antennas} antennas in {scene.surface.n_codes} codes"

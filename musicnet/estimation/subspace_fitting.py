@@ -15,7 +15,7 @@ criterion and its weights.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -50,20 +50,91 @@ def refit(problem: Problem, grid: SearchGrid | None, found: Found) -> Found:
     if n_slots < 2:
         return found
     misfit = symbol_misfit(problem, found)
-    for rank in range(1, min(n_slots - 1, problem.y.shape[-2]) + 1):
-        hopeful = (rank < counts) & (_least_misfit(problem, counts, rank) < misfit)
+    for rank in range(1, most_dimensions(problem, n_slots) + 1):
+        hopeful = is_hopeful(problem, counts, rank, misfit)
         some = pack_scenes(hopeful)
         if some.shape[1] == 0:
             continue
         part = problem.take(some)
         fitted = multistart(fit_subspace(part, rank), grid, take_scenes(counts, some))
-        fitted = _with_cost(part, fitted, n_slots)
+        fitted = with_cost(part, fitted, n_slots)
         # a weak source that is not there would pass for an independent one
         new = symbol_misfit(part, fitted, may_be_independent=False)
         better = take_scenes(hopeful, some) & (new < take_scenes(misfit, some))
         found = found.replaced(fitted, some, better)
         misfit = put_scenes(misfit, new, some, better)
     return found
+
+
+def most_dimensions(problem: Problem, n_sources: int) -> int:
+    """Most dimensions of a signal subspace that is too small for its sources.
+
+    Args:
+        problem: snapshots of one operator.
+        n_sources: of a scene.
+
+    Returns:
+        0 where there is none.
+    """
+    return min(n_sources - 1, problem.y.shape[-2])
+
+
+def is_hopeful(
+    problem: Problem,
+    counts: Int[Tensor, "channel scene"],
+    rank: int,
+    misfit: Float[Tensor, "channel scene"],
+) -> Bool[Tensor, "channel scene"]:
+    """Whether sources of a smaller signal subspace could be a better answer, if they fitted well.
+
+    Args:
+        problem: snapshots of one operator, of known noise power.
+        counts: sources of each scene.
+        rank: dimensions of the subspace.
+        misfit: `symbol_misfit` of the answer so far.
+
+    Returns:
+        False where the subspace is as large as the sources are many, too.
+    """
+    return (rank < counts) & (_least_misfit(problem, counts, rank) < misfit)
+
+
+@dataclass(frozen=True)
+class SymbolMisfits:
+    """How badly sources fit with each kind of symbols, see `symbol_misfit`.
+
+    Args:
+        independent: nepers, of independent symbols.
+        of_any_rank: nepers, of symbols of the best rank.
+        powers: eigenvalues of the covariance within the sources' span, in units of the noise,
+            falling.
+    """
+
+    independent: Float[Tensor, "channel scene"]
+    of_any_rank: Float[Tensor, "channel scene"]
+    powers: Float[Tensor, "channel scene source"]
+
+
+def symbol_misfits(
+    problem: Problem, explained: Explanation, present: Bool[Tensor, "channel scene source"]
+) -> SymbolMisfits:
+    """Both kinds of symbols, weighed apart.
+
+    Args:
+        problem: snapshots of one operator, of known noise power.
+        explained: what the sources explain.
+        present: slots that hold a source.
+
+    Returns:
+        Nepers, what is left over included; float64.
+    """
+    seen = _covariance_in_span(problem, explained)
+    left = explained.cost.double() / problem.noise_power
+    return SymbolMisfits(
+        left + _independent_misfit(problem, explained, seen, present),
+        left + _coherent_misfit(problem, explained, seen, present),
+        torch.linalg.eigvalsh(seen).flip(-1),
+    )
 
 
 def symbol_misfit(
@@ -226,8 +297,17 @@ def _signatures(explained: Explanation) -> Complex[Tensor, "channel scene source
     return explained.factor[:, :, 0].mH.to(torch.complex128)
 
 
-def _with_cost(problem: Problem, fitted: Found, n_slots: int) -> Found:
-    """The same sources with the cost of another problem, in as many slots as wanted."""
+def with_cost(problem: Problem, fitted: Found, n_slots: int) -> Found:
+    """The same sources with the cost of another problem, in as many slots as wanted.
+
+    Args:
+        problem: whose cost it shall be.
+        fitted: sources of each of its scenes, found by another problem.
+        n_slots: at least as many as there are.
+
+    Returns:
+        Empty slots behind.
+    """
     cost = explain(problem, fitted.parameters, fitted.present).cost
     missing = n_slots - fitted.present.shape[-1]
     parameters = torch.nn.functional.pad(fitted.parameters, (0, 0, 0, missing))

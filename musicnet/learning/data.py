@@ -1,6 +1,7 @@
 """Where scenes come from: drawn on the training device, or read from an observation file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from musicnet.learning.batches import PlannedData, SceneBatch, Split
 from musicnet.learning.recorded_scene import check_recording
 from musicnet.recordings.observation_files import ObservationFile, read_observations
 from musicnet.scene.scene import Scene
-from musicnet.scene.snapshots import Observation, draw_blocks
+from musicnet.scene.snapshots import Observation, block_generator, draw_blocks
 from musicnet.scene.sources import Sources
 
 
@@ -45,6 +46,8 @@ class SceneData(PlannedData):
         batches_per_epoch: of fresh scenes.
         n_val: scenes of the validation set, and of the test set.
         scenes_per_channel: of a block; a new channel costs a new dictionary.
+        n_snapshots_min: fewest snapshots of a batch; its number is log-uniform from there to that
+            of the scene. None gives all batches as many as the scene has.
 
     Raises:
         ValueError: a size out of range, or sizes that do not fit together.
@@ -60,6 +63,7 @@ class SceneData(PlannedData):
         batches_per_epoch: int = 100,
         n_val: int = 512,
         scenes_per_channel: int = 32,
+        n_snapshots_min: int | None = None,
     ) -> None:
         super().__init__(passes_per_epoch, seed)
         sizes = {
@@ -79,7 +83,13 @@ class SceneData(PlannedData):
                 "only a fixed training set can be gone through several times: got "
                 f"passes_per_epoch={passes_per_epoch} without n_scenes. Raise batches_per_epoch."
             )
+        if n_snapshots_min is not None and not 1 <= n_snapshots_min <= scene.n_snapshots:
+            raise ValueError(
+                f"n_snapshots_min must be from 1 to the scene's {scene.n_snapshots} snapshots: got "
+                f"{n_snapshots_min}. Raise scene.n_snapshots, the most that are drawn."
+            )
         self.scene = scene
+        self.n_snapshots_min = n_snapshots_min
         self.n_scenes = n_scenes
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
@@ -111,8 +121,9 @@ class SceneData(PlannedData):
     @override
     def load(self, entry: tuple[BlockRun, ...], epoch: int, device: torch.device) -> SceneBatch:
         """Draws the blocks."""
+        scene = self._scene_of(entry[0], epoch)
         drawn = [
-            draw_blocks(self.scene, run.numbers, run.n_scenes, device, self.seed, run.split, epoch)
+            draw_blocks(scene, run.numbers, run.n_scenes, device, self.seed, run.split, epoch)
             for run in entry
         ]
         truth = Sources(
@@ -120,6 +131,15 @@ class SceneData(PlannedData):
             torch.cat([sources.resolved.flatten(0, 1) for _, sources in drawn]),
         )
         return SceneBatch(tuple(observation for observation, _ in drawn), truth)
+
+    def _scene_of(self, first: BlockRun, epoch: int) -> Scene:
+        """The scene with the number of snapshots of one batch."""
+        fewest, most = self.n_snapshots_min, self.scene.n_snapshots
+        if fewest is None:
+            return self.scene
+        key = (self.seed, f"{first.split}, snapshots", epoch, first.numbers[0])
+        lot = torch.rand((), generator=block_generator(*key)).item()
+        return replace(self.scene, n_snapshots=round(fewest * (most / fewest) ** lot))
 
 
 class RecordedData(PlannedData):

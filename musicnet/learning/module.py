@@ -1,6 +1,6 @@
 """MusicNet: the network, its losses and phases, trained through the gate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -15,12 +15,14 @@ from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.parameter_groups import ParameterGroup
 from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import StepGate
+from musicnet.learning.answer_examples import AnswerExample, answer_examples, answer_loss
 from musicnet.learning.batches import SceneBatch
 from musicnet.learning.evaluation import evaluation_metrics
-from musicnet.learning.losses import loss_terms
+from musicnet.learning.losses import LossTerm, loss_terms
 from musicnet.learning.phases import Phase, check_phases, joint, phase_index
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
+from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.scene.scene import Scene
 from musicnet.scene.sources import Sources
@@ -78,10 +80,16 @@ class MusicNet(GatedModule):
         check_phases(self.phases, [group.name for group in self.parameter_groups])
         self.scene = scene
         self.network = NeuralMusic(scene, NetworkSettings() if network is None else network)
-        if _weighs_trust(self.phases) != (self.network.head.trust is not None):
+        if _weighs(self.phases, "trust") != (self.network.head.trust is not None):
             raise ValueError(
                 "a trust head and a loss term for it need each other: got "
                 f"network.n_trust={0 if network is None else network.n_trust} with the weights "
+                f"{[phase.weights for phase in self.phases]}. Set both or neither."
+            )
+        if _weighs(self.phases, "answers") != (self.network.head.judge is not None):
+            raise ValueError(
+                "a judge and a loss term for it need each other: got "
+                f"network.n_judge={0 if network is None else network.n_judge} with the weights "
                 f"{[phase.weights for phase in self.phases]}. Set both or neither."
             )
         prefixes: tuple[EvaluationPrefix, ...] = ("val/", "val/averaged_", "test/")
@@ -176,8 +184,11 @@ class MusicNet(GatedModule):
     def _terms(self, spectrum: PseudoSpectrum, batch: SceneBatch) -> dict[str, Tensor]:
         """All loss terms that some phase weighs."""
         terms = loss_terms(spectrum, _known(batch), self.network.grid)
-        if self.network.head.trust is not None and _weighs_trust(self.phases):
+        if self.network.head.trust is not None and _weighs(self.phases, "trust"):
             terms["trust"] = trust_loss(self.network.head.trust, self._examples(batch))
+        if self.network.head.judge is not None and _weighs(self.phases, "answers"):
+            examples = list(self._answers(self.network.head.judge, batch))
+            terms["answers"] = answer_loss(self.network.head.judge, examples)
         return terms
 
     def _examples(self, batch: SceneBatch) -> list[TrustExample]:
@@ -197,6 +208,19 @@ class MusicNet(GatedModule):
                 examples += trust_examples(heard.channels(n_used), of_these, law, region)
                 first += n_channels * n_scenes
         return examples
+
+    def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:
+        truth, first = _known(batch), 0
+        with torch.autocast(self.device.type, enabled=False):
+            for heard in batch.observations:
+                shape = heard.noise_power.shape
+                scenes = slice(first, first + shape.numel())
+                of_these = Sources(
+                    truth.parameters[scenes].reshape(*shape, -1, 3),
+                    truth.resolved[scenes].reshape(*shape, -1),
+                )
+                yield from answer_examples(judge, heard, of_these, self.scene.region)
+                first += shape.numel()
 
     def _evaluate(self, batch: SceneBatch, prefix: EvaluationPrefix) -> None:
         truth = _known(batch)
@@ -237,8 +261,8 @@ def backbone_and_head() -> list[ParameterGroup]:
     ]
 
 
-def _weighs_trust(phases: Sequence[Phase]) -> bool:
-    return any(phase.weights.get("trust", 0.0) > 0 for phase in phases)
+def _weighs(phases: Sequence[Phase], term: LossTerm) -> bool:
+    return any(phase.weights.get(term, 0.0) > 0 for phase in phases)
 
 
 def _known(batch: SceneBatch) -> Sources:

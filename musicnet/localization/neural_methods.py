@@ -16,6 +16,7 @@ from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
+from musicnet.localization.line_search import weigh
 from musicnet.localization.second_look import (
     FIRST_GROWTH_STEPS,
     Judged,
@@ -50,6 +51,7 @@ class NeuralSearch:
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
         self.trust = pretrained.network.head.trust
+        self.judge = pretrained.network.head.judge
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
 
@@ -122,6 +124,9 @@ class NeuralSearch:
     def _answer(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
+        # a single snapshot has no symbols to weigh answers by
+        if self.judge is not None and self.problem.n_snapshots > 1:
+            return _unjudged(weigh(self.judge, self.problem, counts))
         if self.trust is None:
             return _unjudged(self._settled_peaks(counts))
         return self._look(first_answer(self.problem, self.dictionary, counts))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from musicnet.networks.judge import Judge
 from musicnet.networks.trust import TrustHead
 from musicnet.shapes import Map
 
@@ -38,9 +39,10 @@ class Head(nn.Module):
         n_channels: of the features.
         n_rho: planes of the grid.
         n_trust: features of the trust head; 0 goes without.
+        n_judge: features of the judge; 0 goes without.
     """
 
-    def __init__(self, n_channels: int, n_rho: int, n_trust: int = 0) -> None:
+    def __init__(self, n_channels: int, n_rho: int, n_trust: int = 0, n_judge: int = 0) -> None:
         super().__init__()
         self.outputs = nn.Conv2d(n_channels, n_rho * _N_OUTPUTS, kernel_size=1)
         self.score_weight = nn.Parameter(torch.ones(()))
@@ -49,6 +51,7 @@ class Head(nn.Module):
             bias = cast("Tensor", self.outputs.bias)  # convolutions have one by default
             bias.zero_()[::_N_OUTPUTS] = INITIAL_LOGIT
         self.trust = TrustHead(n_trust) if n_trust else None
+        self.judge = Judge(n_judge) if n_judge else None
 
     def forward(
         self,

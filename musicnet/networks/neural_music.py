@@ -35,6 +35,8 @@ class NetworkSettings:
         n_rho: planes along inverse range, where that is searched.
         n_trust: features per source of the head that judges found sources, a multiple of 4; 0 goes
             without. It judges pilots behind a surface only.
+        n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
+            without. It weighs what an array heard of data symbols.
 
     Raises:
         ValueError: a size out of range.
@@ -46,6 +48,7 @@ class NetworkSettings:
     n_u: int = 19
     n_rho: int = 8
     n_trust: int = 0
+    n_judge: int = 0
 
     def __post_init__(self) -> None:
         if self.n_channels < N_NORM_GROUPS or self.n_channels % N_NORM_GROUPS:
@@ -57,6 +60,8 @@ class NetworkSettings:
             raise ValueError(
                 f"n_trust must be 0 or a positive multiple of {N_TRUST_HEADS}: got {self.n_trust}."
             )
+        if self.n_judge < 0:
+            raise ValueError(f"n_judge must be >= 0: got {self.n_judge}.")
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations must be at least 1: got {self.dilations}.")
         if min(self.n_v, self.n_u, self.n_rho) < 2:
@@ -94,7 +99,9 @@ class NeuralMusic(nn.Module):
         self.backbone = Backbone(self.image.n_maps, settings.n_channels, settings.dilations, kernel)
         if settings.n_trust:
             _check_trust(scene, settings)
-        self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust)
+        if settings.n_judge:
+            _check_judge(scene, settings)
+        self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust, settings.n_judge)
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
         """Observation to pseudo-spectrum.
@@ -164,3 +171,13 @@ def _check_trust(scene: Scene, settings: NetworkSettings) -> None:
         )
     # answers are weighed by how loud sources can be: better refused here than at the first batch
     Loudness.of(scene.sources)
+
+
+def _check_judge(scene: Scene, settings: NetworkSettings) -> None:
+    """Refuses a judge where it would have nothing to weigh."""
+    if scene.surface is not None or scene.symbols != "data":
+        raise ValueError(
+            "the judge weighs what an array heard of data symbols: got "
+            f"n_judge={settings.n_judge} with symbols={scene.symbols!r} and "
+            f"{'no surface' if scene.surface is None else 'a surface'}. Set n_judge=0."
+        )

@@ -47,5 +47,11 @@ def test_a_command_of_the_readme_runs(command: str, tmp_path: Path, finished_run
         words = [str(found) if word == "positions.json" else word for word in words[2:]]
         assert lightning_door.run(words) == 0
         assert found.exists()
+    elif words[2] == "evaluate":
+        names = {"figures.json": str(tmp_path / "figures.json"), "pictures": str(tmp_path / "p")}
+        words = [names.get(word, word) for word in words[2:]]
+        assert lightning_door.run([*words, "--quick"]) == 0
+        assert (tmp_path / "figures.json").exists()
+        assert list((tmp_path / "p").glob("*.png"))
     else:
         assert lightning_door.run([*words[2:], f"--trainer.default_root_dir={tmp_path}"]) in {0, 3}

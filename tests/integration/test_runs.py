@@ -335,7 +335,7 @@ def test_a_recorded_line_is_trained_on_by_the_ula_experiment(
     answer = hydra_door(
         *("experiment=ula", "data=recorded", f"data.init_args.path={recording}"),
         *("data.init_args.n_scenes=24", "scene.wavelength_m=1.0", "trainer.max_epochs=1"),
-        "scene.sources.azimuth_deg=[-90, 90]",
+        *("scene.sources.azimuth_deg=[-90, 90]", "scene.n_snapshots=50"),
     )
     assert answer.exit_code == 0
 

@@ -1,0 +1,193 @@
+"""Lines of sensors, cell by cell: is a trained network better than the best classical method?
+
+    python benchmarks/lines.py --weights ula --json lines.json
+    python benchmarks/lines.py --weights near_ula --snapshots 50 100 --json near_lines.json
+
+One row per number of sources, symbols, number of snapshots and signal-to-noise ratio, all sources
+equally loud. Scenes are those of `trials.py`, not of the simulator that trains; both methods hear
+the same ones, batch by batch in turn, and are told the number of sources. ``ratio`` is the root
+mean square error over that of `multistart`, with a 95 % interval over scenes; ``cpu`` is the ratio
+of CPU times. In the near field errors are distances in space, and count for 30 m at most.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trials import Drawn, Symbols, Trial, draw
+
+from musicnet.commands.evaluate import find_network
+from musicnet.localization.contestants import Reply
+from musicnet.localization.estimator import localize
+from musicnet.localization.scores import Truth, score
+from musicnet.metrics.intervals import channel_interval
+from musicnet.networks.pretrained import Pretrained
+from musicnet.scene.sources import Sources
+
+METHODS = ("neural", "multistart", "nomp")
+JUDGED, BEST = METHODS[:2]
+SEED = 9_401
+_SCENES_AT_ONCE = 500
+_MOST_ERROR_M = 30.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a method said about all scenes of a cell.
+
+    Args:
+        error: of each source; metres or degrees.
+        is_outlier: beyond four times the root of the bound's trace.
+        cpu_ms: of all scenes.
+    """
+
+    error: Tensor
+    is_outlier: Tensor
+    cpu_ms: float
+
+    def rmse(self, scenes: Tensor) -> float:
+        """Root mean square error of some scenes."""
+        return float(self.error[scenes].square().mean().sqrt())
+
+
+def trial_of(
+    pretrained: Pretrained, n_sources: int, symbols: Symbols, n_snapshots: int, snr_db: float
+) -> Trial:
+    """Scenes like those that the network was trained on, but all of one kind."""
+    scene, law = pretrained.scene, pretrained.scene.sources
+    return Trial(
+        name="line",
+        array=scene.array,
+        n_sources=n_sources,
+        snr_db=(snr_db, snr_db),
+        symbols=symbols,
+        n_snapshots=n_snapshots,
+        wavelength=scene.wavelength_m,
+        azimuth_deg=law.azimuth_deg,
+        elevation_deg=law.elevation_deg,
+        range_m=law.range_m,
+        separation_deg=law.min_separation_deg,
+    )
+
+
+def ask(pretrained: Pretrained, trial: Trial, drawn: Drawn) -> dict[str, Given]:
+    """Has all methods answer, batch by batch in turn."""
+    parts: dict[str, list[Given]] = {method: [] for method in METHODS}
+    for batch in drawn.batches(_SCENES_AT_ONCE):
+        truth = Truth(batch.truth, batch.bound, pretrained.scene.sources)
+        for method in METHODS:
+            start = time.process_time()
+            found = localize(
+                batch.observation,
+                method,
+                trial.n_sources,
+                region=trial.region,
+                pretrained=pretrained,
+            )
+            cpu_ms = 1e3 * (time.process_time() - start)
+            reply = Reply(Sources(found.sources.parameters, found.sources.resolved))
+            said = score(reply, truth, cpu_ms)
+            shape = (-1, trial.n_sources)
+            error = said.error.reshape(shape).nan_to_num(_MOST_ERROR_M)
+            outlier = said.is_outlier.reshape(shape)
+            parts[method].append(Given(error.clamp_max(_most(trial)), outlier, cpu_ms))
+    return {
+        method: Given(
+            torch.cat([one.error for one in some]),
+            torch.cat([one.is_outlier for one in some]),
+            sum(one.cpu_ms for one in some),
+        )
+        for method, some in parts.items()
+    }
+
+
+def row_of(trial: Trial, given: dict[str, Given]) -> dict[str, Any]:
+    """Figures of one cell."""
+    judged, best = given[JUDGED], given[BEST]
+    n_scenes = len(judged.error)
+    everything = torch.arange(n_scenes)
+
+    def ratio(scenes: Tensor) -> float:
+        return judged.rmse(scenes) / best.rmse(scenes)
+
+    row: dict[str, Any] = {
+        "n_sources": trial.n_sources,
+        "symbols": trial.symbols,
+        "n_snapshots": trial.n_snapshots,
+        "snr_db": trial.snr_db[0],
+        "n_scenes": n_scenes,
+        "ratio": ratio(everything),
+        "ratio_interval": channel_interval(ratio, n_scenes),
+        "cpu": judged.cpu_ms / best.cpu_ms,
+    }
+    for method, one in given.items():
+        row[method] = {
+            "rmse": one.rmse(everything),
+            "median": float(one.error.median()),
+            "outliers": float(one.is_outlier.double().mean()),
+            "cpu_ms_per_scene": one.cpu_ms / n_scenes,
+        }
+    return row
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """One line of the table."""
+    low, high = row["ratio_interval"]
+    line = f"{row['n_sources']} {row['symbols']:<10} {row['n_snapshots']:>4} {row['snr_db']:>4g}"
+    line += f"  {row['ratio']:5.3f} [{low:5.3f}, {high:5.3f}] {row['cpu']:5.2f} "
+    for method in METHODS:
+        one = row[method]
+        line += f" | {one['rmse']:8.4f} {one['median']:8.4f} {one['outliers']:6.4f}"
+        line += f" {one['cpu_ms_per_scene']:6.3f}"
+    print(line, flush=True)
+
+
+def main() -> int:
+    """Measures and prints all cells."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="ula", metavar="NAME|FILE", help="default: ula")
+    parser.add_argument("--sources", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--snapshots", type=int, nargs="+", default=[10, 50, 200])
+    parser.add_argument("--snr-db", type=float, nargs="+", default=[-5.0, 0.0, 10.0, 20.0])
+    parser.add_argument("--n-scenes", type=int, default=2000, help="of each cell")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        pretrained = find_network(arguments.weights)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    heads = "".join(f" | {method + ' rmse':>13} median out ms" for method in METHODS)
+    print(f"K symbols       T  SNR  ratio [95 %] cpu {heads}")
+    rows = []
+    kinds: tuple[Symbols, ...] = ("incoherent", "coherent")
+    cells = product(arguments.sources, kinds, arguments.snapshots, arguments.snr_db)
+    for n_sources, symbols, n_snapshots, snr_db in cells:
+        if n_sources == 1 and symbols == "coherent":  # one source has nothing to agree with
+            continue
+        trial = trial_of(pretrained, n_sources, symbols, n_snapshots, snr_db)
+        drawn = draw(trial, arguments.n_scenes, arguments.seed)
+        rows.append(row_of(trial, ask(pretrained, trial, drawn)))
+        print_row(rows[-1])
+    if arguments.json is not None:
+        figures = {"weights": pretrained.name, "seed": arguments.seed, "rows": rows}
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _most(trial: Trial) -> float:
+    """Beyond it an error is no worse: metres in the near field, degrees in the far field."""
+    return 180.0 if trial.range_m is None else _MOST_ERROR_M
+
+
+if __name__ == "__main__":
+    sys.exit(main())
