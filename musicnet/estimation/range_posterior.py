@@ -22,7 +22,7 @@ _N_CELLS = 64
 _REACH = 4.0  # standard deviations
 # half the width of the interval, in standard deviations of the posterior: three tenths of a normal
 _TOLERANCE = 0.385
-_TINY = 1e-12
+_TINY = 1e-20
 
 
 def settle_range(
@@ -41,7 +41,7 @@ def settle_range(
         The moved estimates and the covariance about them.
     """
     nearest, farthest = range_m
-    rho, variance = parameters[..., 2].double(), covariance[..., 2, 2].double()
+    rho, variance = parameters[..., 2], covariance[..., 2, 2]
     spread = variance.clamp_min(_TINY).sqrt()
     low = (rho + _REACH * spread).reciprocal().clamp(nearest, farthest)
     high = (rho - _REACH * spread).clamp_min(1.0 / farthest).reciprocal().clamp(nearest, farthest)
@@ -99,16 +99,14 @@ def _moved(
 ) -> tuple[Parameters, Float[Tensor, "*batch source 3 3"]]:
     """Range set, directions along with it, and the covariance about the new place."""
     rho = distance.reciprocal()
-    variance = covariance[..., 2, 2].double().clamp_min(_TINY)
-    along = covariance[..., 2].double() / variance[..., None]  # 1 along rho itself
-    moved = parameters.double() + along * (rho - parameters[..., 2].double())[..., None]
+    variance = covariance[..., 2, 2].clamp_min(_TINY)
+    along = covariance[..., 2] / variance[..., None]  # 1 along rho itself
+    moved = parameters + along * (rho - parameters[..., 2])[..., None]
     surplus = squared_error * rho**4 - variance
-    widened = (
-        covariance.double() + surplus[..., None, None] * along[..., None] * along[..., None, :]
-    )
+    widened = covariance + surplus[..., None, None] * along[..., None] * along[..., None, :]
     # an infinite variance over itself is no number
     known = covariance.isfinite().all(-1).all(-1)[..., None]
     return (
-        torch.where(known, moved.to(parameters.dtype), parameters),
-        torch.where(known[..., None], widened.to(covariance.dtype), covariance),
+        torch.where(known, moved, parameters),
+        torch.where(known[..., None], widened, covariance),
     )

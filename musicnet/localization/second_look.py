@@ -18,7 +18,7 @@ from torch import Tensor
 from musicnet.estimation import posterior
 from musicnet.estimation.clues import gather_clues
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found, finish
+from musicnet.estimation.found import Found
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem
 from musicnet.estimation.pursuit import grow
@@ -51,15 +51,15 @@ class _Round:
 
 # each costs more than the one before, and looks at fewer scenes
 _ROUNDS = (
-    _Round(2.0, 1, 2, 3),
-    _Round(1.0, 2, 2, 8),
+    _Round(1.5, 1, 2, 3),
+    _Round(0.5, 2, 2, 8),
     _Round(-1.0, 0),
     _Round(-1.0, 2, 4, 6),
 )
 FIRST_GROWTH_STEPS = 2
 """Steps of refinement after each new source of a first answer."""
 
-_STEPS = 6  # after the last
+_STEPS = 5  # after the last, and after a second look
 # scenes at a time: a dictionary for each is a third of a megabyte on the default task
 _AT_ONCE = 256
 
@@ -95,7 +95,7 @@ def refined_first(problem: Problem, grown: Found) -> Found:
 
 
 def finished(problem: Problem, found: Found, misfit: Misfit) -> Found:
-    """Refined to the end, where that makes an answer more probable.
+    """Refined once more, where that makes an answer more probable.
 
     Likelihood alone sends close sources off to where they all but cancel.
 
@@ -107,8 +107,9 @@ def finished(problem: Problem, found: Found, misfit: Misfit) -> Found:
     Returns:
         The same sources.
     """
-    refined = finish(problem, found)
-    return found.chosen(misfit(problem, refined) < misfit(problem, found), refined)
+    refined = refine(problem, found.parameters, found.present, _STEPS)
+    better = Found(refined.parameters, found.present, refined.cost)
+    return found.chosen(misfit(problem, better) < misfit(problem, found), better)
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,13 @@ def look_again(
         looked = answer.single_out(some)
         for turn in _ROUNDS:
             still = looked.trust.amin(-1) < turn.level
-            if not bool(still.any()):
+            n_still = int(still.sum())
+            if n_still == 0:
                 break
-            few, few_cells = _single_out(part, cells, still)
-            suspects = looked.single_out(still)
+            all_still = n_still == still.numel()
+            # a copy of every scene's dictionary takes time, and often all are still in doubt
+            few, few_cells = (part, cells) if all_still else _single_out(part, cells, still)
+            suspects = looked if all_still else looked.single_out(still)
             if turn.n_out == 0:
                 proposed = proposals(_within(some, still))
                 is_better = misfit(few, proposed) < misfit(few, suspects.found)
