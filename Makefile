@@ -41,7 +41,7 @@ bench: $(ready)  ## the tables of benchmarks/, as JSON beside the scripts' outpu
 	$(bin)/python benchmarks/gate.py --json runs/benchmarks/gate.json
 	$(bin)/python benchmarks/scenes.py --json runs/benchmarks/scenes.json
 
-# One name or several: make weights names="ris ula"
+# What lies in musicnet/weights is what `auto` picks from.
 names ?= ris
 weights: $(ready)  ## train again what ships in musicnet/weights
 	for name in $(names); do $(bin)/python benchmarks/train_weights.py $$name || exit 1; done

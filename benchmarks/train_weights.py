@@ -54,6 +54,7 @@ def card_of(
     ended = datetime.fromtimestamp((run / LAST).stat().st_mtime, timezone.utc)
     minutes = (ended - datetime.fromisoformat(origin.started)).total_seconds() / 60.0
     return {
+        "experiment": config["experiment"],
         "command": shlex.join(
             ["python", "train.py", f"experiment={config['experiment']}", *overrides]
         ),
@@ -129,6 +130,10 @@ def export(name: str, run: Path, overrides: list[str], figures: Path | None, fol
     if trained.settings is None:
         raise ValueError(f"{run / LAST} must say the sizes of its network: got none.")
     card = card_of(run, trained, overrides, told)
+    if card["experiment"] != name:
+        raise ValueError(
+            f"{run} must be a run of experiment={name}: got experiment={card['experiment']}."
+        )
     target = folder / f"{name}.safetensors"
     save_pretrained(target, trained.network, trained.scene, trained.settings, card)
     write_text(target.with_suffix(".md"), page(name, card, hash_file(target)))

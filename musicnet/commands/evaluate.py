@@ -232,7 +232,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, metavar="NAME|FILE", help="what to judge")
     parser.add_argument("--json", type=Path, help=f"where the figures go ({FORMAT})")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for pictures")
-    parser.add_argument("--n-scenes", type=int, metavar="N", help="of each cell, of all seeds")
+    parser.add_argument(
+        "--n-scenes",
+        type=int,
+        metavar="N",
+        help="of each cell, of all seeds; rounded up to whole channels",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="of the scenes; default: fixed ones")
     parser.add_argument("--quick", action="store_true", help="few scenes: does it run at all?")
     return parser

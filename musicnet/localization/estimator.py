@@ -14,6 +14,7 @@ from musicnet.localization.estimates import Estimates
 from musicnet.localization.likelihood_methods import Counts
 from musicnet.localization.neural_methods import NeuralSearch
 from musicnet.localization.task import Count, Task, make_task, with_slots
+from musicnet.networks.fitting import fits
 from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
@@ -84,7 +85,8 @@ def localize(
         method: one of `METHODS`.
         n_sources: K of all scenes, or of each (any integer tensor of the batch's shape); None has
             them counted: by the evidence of a pursuit (nomp, multistart, and whoever is given
-            fewer than two snapshots per element), by MDL on eigenvalues (the others).
+            fewer than two snapshots per element), by MDL on eigenvalues (the others), by the
+            posterior under its law of sources, and up to the law's ``n_max`` (neural).
         region: where sources may be; no estimate lies outside.
         most_sources: most that are looked for where they are counted; None is 6, or as many as
             the sensors can tell apart.
@@ -92,7 +94,8 @@ def localize(
         pretrained: the network of method neural; `auto` takes it as well.
 
     Returns:
-        Estimates of the same batch, NaN in slots without. Error bars are those of maximum
+        Estimates of the same batch, NaN in slots without; the log-likelihood of neural is that of
+        its sources before their ranges are settled. Error bars are those of maximum
         likelihood at the estimate (`musicnet.localization.confidence`): honest for nomp and
         multistart, about right for the others where sources are incoherent and well resolved.
         Those of bartlett are always far too small with more than one source, and those of mvdr
@@ -111,6 +114,10 @@ def localize(
             observation, region, n_sources, most_sources, is_noise_known=is_noise_known
         )
         name = _choice(task, pretrained) if method == "auto" else method
+        if name == "neural" and pretrained is not None:
+            misfit = fits(pretrained, observation, region)
+            if misfit is not None:
+                raise ValueError(f"the network {pretrained.name!r} must fit: {misfit}.")
         return _run(task, name, _method(name, task, pretrained))
 
 

@@ -61,9 +61,12 @@ class NeuralSearch:
         return Dictionary.over(self.problem, None)
 
     def count(self) -> Counts:
-        """The most probable number of sources; by pursuit where the network has no trust head."""
-        if self.trust is None:
-            return count_by_pursuit(self.task)
+        """The most probable number of sources.
+
+        By pursuit where the network has no trust head, or where noise could be of any power.
+        """
+        if self.trust is None or not self.task.is_noise_known:
+            return count_by_pursuit(self.task).clamp_max(self.law.n_max)
         most = min(self.task.most_sources, self.law.n_max)
         answers = self._greedy_answers(most)
         loudness = Loudness.of(self.law)

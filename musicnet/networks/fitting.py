@@ -91,6 +91,8 @@ def find_weights(word: str) -> Pretrained:
     known = shipped()
     if word in known:
         return load_shipped(known[word])
+    if not word:
+        raise ValueError("weights must be a name or a file: got ''.")
     is_name = not ("/" in word or "\\" in word or word.endswith(".safetensors"))
     if is_name and not Path(word).exists():
         near = get_close_matches(word, known, n=1)
