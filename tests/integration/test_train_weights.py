@@ -28,19 +28,27 @@ def script(*words):
 def test_a_finished_run_becomes_weights_with_a_card(finished_run, tmp_path):
     figures = tmp_path / "figures.json"
     figures.write_text(json.dumps({"K=4": {"outliers": 0.25}}))
-    words = ["tiny", "--run", finished_run, "--figures", figures, "--output", tmp_path]
+    words = ["overfit", "--run", finished_run, "--figures", figures, "--output", tmp_path]
     ended = script(*words, "trainer.max_epochs=2")
     assert ended.returncode == 0, ended.stderr
-    origin, read = read_provenance(finished_run), load_pretrained(tmp_path / "tiny.safetensors")
+    origin, read = read_provenance(finished_run), load_pretrained(tmp_path / "overfit.safetensors")
     assert read.card["command"] == "python train.py experiment=overfit trainer.max_epochs=2"
     assert read.card["config_hash"] == origin.config_hash
     assert read.card["git_commit"] == origin.git_commit
     assert (read.card["seed"], read.card["weights"]) == (0, "raw")
     assert read.card["minutes"] >= 0
     assert read.card["figures"] == {"K=4": {"outliers": 0.25}}
-    page = (tmp_path / "tiny.md").read_text(encoding="utf-8")
-    for said in (origin.run_id, hash_file(tmp_path / "tiny.safetensors"), '"outliers": 0.25'):
+    page = (tmp_path / "overfit.md").read_text(encoding="utf-8")
+    for said in (origin.run_id, hash_file(tmp_path / "overfit.safetensors"), '"outliers": 0.25'):
         assert said in page
+
+
+def test_a_run_of_another_experiment_is_refused(finished_run, tmp_path):
+    ended = script("ris", "--run", finished_run, "--output", tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "must be a run of experiment=ris: got experiment=overfit" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_experiment_is_trained_and_exported(tiny, tmp_path):
