@@ -555,3 +555,30 @@ def test_a_source_of_which_nothing_was_heard_is_still_a_place():
     assert found.sources.parameters.isfinite().all()
     assert (found.std_parameters[0, 0] == math.inf).all()
     assert found.std_parameters[1].isfinite().all()
+
+
+@pytest.mark.parametrize("trust", [None, SURE])
+def test_counting_never_exceeds_what_the_network_was_trained_for(trust):
+    loud = replace(SCENE, sources=SourceLaw(n_min=3, n_max=3, snr_db=(20.0, 25.0)))
+    heard, _ = draw(loud)
+    few = surface_scene(n_max=2)
+    found = ask(heard, None, trust, few)
+    assert (found.n_sources == 2).all()
+
+
+def test_where_noise_may_have_any_power_pursuit_counts():
+    heard, _ = draw(surface_scene(snr_db=(10.0, 20.0)))
+    wrong = replace(heard, noise_power=heard.noise_power * 50.0)
+    ours = ask(wrong, None, SURE, is_noise_known=False).n_sources
+    theirs = localize(
+        wrong, "nomp", None, region=SCENE.region, is_noise_known=False
+    ).n_sources.clamp_max(SCENE.sources.n_max)
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, ask(wrong, None, SURE).n_sources)
+
+
+@pytest.mark.parametrize("method", ["neural", "auto"])
+def test_a_network_that_does_not_fit_is_refused_in_one_line(method):
+    heard, truth = draw()
+    with pytest.raises(ValueError, match=r"'untrained' must fit: got"):
+        localize(heard, method, truth.n_sources, region=SCENE.region, pretrained=pretrained(LINE))
