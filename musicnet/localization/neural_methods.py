@@ -22,7 +22,7 @@ from musicnet.localization.second_look import (
     Judged,
     first_answer,
     look_again,
-    refined_first,
+    refined_quickly,
 )
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
@@ -141,7 +141,7 @@ class NeuralSearch:
         everywhere = torch.ones_like(grown.cost, dtype=torch.bool)
         for _ in range(most):
             grown = append(self.problem, self.dictionary, grown, everywhere, FIRST_GROWTH_STEPS)
-            answers.append(_widened(refined_first(self.problem, grown), most))
+            answers.append(_widened(refined_quickly(self.problem, grown), most))
         return answers
 
     def _look(self, found: Found, wanted: Bool[Tensor, "channel scene"] | None = None) -> Judged:

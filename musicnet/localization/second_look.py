@@ -77,15 +77,15 @@ def first_answer(
     Returns:
         As many sources as asked.
     """
-    return refined_first(problem, grow(problem, dictionary, n_sources, FIRST_GROWTH_STEPS))
+    return refined_quickly(problem, grow(problem, dictionary, n_sources, FIRST_GROWTH_STEPS))
 
 
-def refined_first(problem: Problem, grown: Found) -> Found:
-    """The last refinement of a first answer.
+def refined_quickly(problem: Problem, grown: Found) -> Found:
+    """A few steps of refinement: the last of a first answer, and of a second look.
 
     Args:
         problem: what was heard.
-        grown: by greedy pursuit.
+        grown: near a minimum.
 
     Returns:
         The same sources.
@@ -107,8 +107,7 @@ def finished(problem: Problem, found: Found, misfit: Misfit) -> Found:
     Returns:
         The same sources.
     """
-    refined = refine(problem, found.parameters, found.present, _STEPS)
-    better = Found(refined.parameters, found.present, refined.cost)
+    better = refined_quickly(problem, found)
     return found.chosen(misfit(problem, better) < misfit(problem, found), better)
 
 
