@@ -3,8 +3,8 @@
 import torch
 import torch.distributed as dist
 
-FINE, EMPTY, BROKEN = 0.0, 1.0, 2.0
-"""How bad a gradient is: may be stepped on, is zero or missing, is not finite."""
+FINE, SPIKE, EMPTY, BROKEN = 0.0, 1.0, 2.0, 3.0
+"""How bad a gradient is: may be stepped on, is a spike, is zero or missing, is not finite."""
 
 
 class RankMismatchError(RuntimeError):
@@ -16,32 +16,32 @@ def are_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def vote(severity: float, norm: float, rtol: float, device: torch.device) -> float:
+def vote(severity: float, norm: float, rtol: float, device: torch.device) -> tuple[float, float]:
     """Agree on the worst gradient of all ranks, in one exchange of three numbers.
 
     Flags alone would not do: a backward pass that was never synchronised leaves fine gradients on
     every rank, and different ones.
 
     Args:
-        severity: `FINE`, `EMPTY` or `BROKEN` on this rank.
+        severity: `FINE`, `SPIKE`, `EMPTY` or `BROKEN` on this rank.
         norm: Global gradient norm of this rank.
         rtol: Relative spread of the norm over ranks that still counts as equal.
         device: Where the exchange takes place.
 
     Returns:
-        The worst severity.
+        The worst severity, and the largest norm, which all ranks are to clip by.
 
     Raises:
         RankMismatchError: all are fine, and their norms differ.
     """
-    shown = norm if severity == FINE else 0.0
+    shown = norm if severity <= SPIKE else 0.0
     ballot = torch.tensor([severity, shown, -shown], dtype=torch.float64, device=device)
     dist.all_reduce(ballot, dist.ReduceOp.MAX)
     worst, largest, minus_smallest = ballot.tolist()
-    if worst == FINE and largest + minus_smallest > rtol * largest:
+    if worst <= SPIKE and largest + minus_smallest > rtol * largest:
         raise RankMismatchError(
             "every rank must hold the same gradient before a step: got norms from "
             f"{-minus_smallest:.4g} to {largest:.4g}. Synchronise the last backward pass of every "
             "accumulation window."
         )
-    return float(worst)
+    return float(worst), float(largest)

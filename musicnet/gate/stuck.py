@@ -6,6 +6,7 @@ _ADVICE = {
     "nonfinite": "Look for a division, log or sqrt of zero in the loss, or lower the rate.",
     "zero": "The loss depends on the parameters with weight zero: look for an empty mask.",
     "no_grad": "No gradient reaches any parameter: look for a detach, or for groups all frozen.",
+    "spike": "Gradients have grown far beyond what they were: lower the rate, or relax gate.spike.",
     "scaler": "The loss scaler refuses: leave the gradients alone between backward and the gate.",
     "other_rank": "Another rank vetoes: look at its log.",
 }
