@@ -4,29 +4,35 @@ A subclass writes `compute_loss`; backward, accumulation, the gate, schedules, a
 log and the checkpoint are here.
 """
 
-import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim import LBFGS
 from typing_extensions import override
 
 from musicnet.gate import checkpoints
 from musicnet.gate.averaging import Averaging, WeightAverage, rate_factor
+from musicnet.gate.foreign_parts import check_callbacks, warn_of_broken_means, warn_of_lost_order
 from musicnet.gate.gradients import Gradients
-from musicnet.gate.parameter_groups import ParameterGroup, backbone_and_head, named_groups
-from musicnet.gate.running_statistics import StatisticsSnapshot, normalisation_layers
-from musicnet.gate.schedules import Schedule
+from musicnet.gate.parameter_groups import (
+    ParameterGroup,
+    backbone_and_head,
+    base_rate_of,
+    named_groups,
+)
+from musicnet.gate.ranks import gradient_sync
+from musicnet.gate.running_statistics import normalisation_layers
+from musicnet.gate.schedules import RealStepRates, Schedule, schedulers_of
 from musicnet.gate.settings import check_count
 from musicnet.gate.step_gate import GateStuckError, StepGate, StepReport
+from musicnet.gate.windows import Window, named_losses
 
 _PER_EPOCH: dict[str, Any] = {
     "on_step": False,
@@ -75,13 +81,11 @@ class GatedModule(LightningModule):
         self.schedule = schedule if schedule is not None else Schedule()
         self.accumulate = accumulate
         self.average = WeightAverage(averaging) if averaging is not None else None
-        self.base_rate = _base_rate(optimizer)
+        self.base_rate = base_rate_of(optimizer)
         self.total_steps = 0
         self.last_report: StepReport | None = None
         self._build_optimizer = optimizer
-        self._open_batches = 0
-        self._open_losses: dict[str, Tensor] = {}
-        self._snapshot: StatisticsSnapshot | None = None
+        self._window: Window | None = None
         self._layers: list[nn.Module] | None = None
         self._epoch_is_open = False
         self._has_told_of_loss = False
@@ -120,7 +124,9 @@ class GatedModule(LightningModule):
         if self._saved_shape is not None:
             checkpoints.compare_shapes(self._saved_shape, self._run_shape())
         averaging = self.average.settings if self.average is not None else None
-        scheduler = LambdaLR(optimizer, rate_factor(self.schedule, averaging, self.total_steps))
+        scheduler = RealStepRates(
+            optimizer, rate_factor(self.schedule, averaging, self.total_steps)
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -136,22 +142,19 @@ class GatedModule(LightningModule):
             # Lightning's SWA callback passes over the data once more for batch statistics alone
             self.compute_loss(batch, batch_idx)
             return
-        if self._open_batches == 0 or batch_idx == 0:
-            self._open_window(is_first=batch_idx == 0)
-        losses = _named(self.compute_loss(batch, batch_idx))
+        if self._window is None or batch_idx == 0:
+            self._window = self._open_window(is_first=batch_idx == 0)
+        window = self._window
+        window.n_batches += 1
         self._epoch_is_open = True
-        self._open_batches += 1
         is_last = bool(self.trainer.is_last_batch)
-        closes = is_last or self._open_batches == self.accumulate
-        with self._gradient_sync(closes=closes):
-            self.manual_backward(losses["loss"] / self.accumulate)
-        for name, value in losses.items():
-            earlier = self._open_losses.get(name)
-            self._open_losses[name] = (
-                value.detach() if earlier is None else earlier + value.detach()
-            )
+        closes = is_last or window.n_batches == self.accumulate
+        if self._evaluates_itself():
+            window.kept.append((batch, batch_idx))
+        else:
+            self._run_backward(window, batch, batch_idx, share=1 / self.accumulate, syncs=closes)
         if closes:
-            self._close_window()
+            self._close_window(window)
         if is_last or 0 < self.trainer.max_steps <= self.trainer.global_step:
             # now, since a validation may save a checkpoint before the hooks of the epoch's end
             self._step_epoch_schedulers()
@@ -171,7 +174,7 @@ class GatedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state of the gate and of the average."""
         checkpoints.save_harness(
-            checkpoint, self.gate, self.average, self._run_shape(), self._open_batches
+            checkpoint, self.gate, self.average, self._run_shape(), self._n_open_batches
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -188,67 +191,82 @@ class GatedModule(LightningModule):
             callbacks.insert(0, _FirstHooks())
         return []
 
-    def _open_window(self, *, is_first: bool) -> None:
+    @property
+    def _n_open_batches(self) -> int:
+        return self._window.n_batches if self._window is not None else 0
+
+    def _open_window(self, *, is_first: bool) -> Window:
         if is_first or self._layers is None:
             # the walk over all modules is too dear for every window
             self._layers = list(normalisation_layers(self).values())
         for optimizer in self.trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self._open_batches = 0
-        self._open_losses = {}
-        self._snapshot = StatisticsSnapshot(self._layers)
+        return Window(self._layers)
 
-    def _gradient_sync(self, *, closes: bool) -> AbstractContextManager[None]:
-        """Let ranks exchange gradients in the last backward pass of a window only."""
-        strategy = self.trainer.strategy
-        if closes or not isinstance(strategy, ParallelStrategy):
-            return nullcontext()
-        return strategy.block_backward_sync()
+    def _evaluates_itself(self) -> bool:
+        """Whether an optimiser asks for losses as often as it needs them."""
+        return any(isinstance(optimizer, LBFGS) for optimizer in self.trainer.optimizers)
 
-    def _close_window(self) -> None:
+    def _run_backward(
+        self, window: Window, batch: Any, batch_idx: int, *, share: float, syncs: bool
+    ) -> Tensor:
+        """Add the gradients of a share of one batch's loss; note the losses, and give the share."""
+        losses = named_losses(self.compute_loss(batch, batch_idx))
+        loss = losses["loss"] * share
+        with gradient_sync(self.trainer.strategy, syncs=syncs):
+            self.manual_backward(loss)
+        window.add(losses)
+        return loss.detach()
+
+    def _closure(self, window: Window) -> Callable[[], Tensor] | None:
+        """Give what evaluates a whole window from the start, if an optimiser needs that."""
+        if not window.kept:
+            return None
+
+        def evaluate() -> Tensor:
+            for optimizer in self.trainer.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            # losses are those of the weights that the window has found
+            seen = Window([]) if window.has_losses else window
+            *earlier, last = window.kept
+            share = 1 / window.n_batches
+            parts = [self._run_backward(seen, *b, share=share, syncs=False) for b in earlier]
+            parts.append(self._run_backward(seen, *last, share=share, syncs=True))
+            return torch.stack(parts).sum()
+
+        return evaluate
+
+    def _close_window(self, window: Window) -> None:
         """Ask the gate."""
-        n_batches, self._open_batches = self._open_batches, 0
-        if n_batches < self.accumulate:
+        self._window = None
+        if window.n_batches < self.accumulate and not window.kept:
             # every loss was divided by a full window before anybody knew that this one is short
-            Gradients.of(self.trainer.optimizers).scale(self.accumulate / n_batches)
+            Gradients.of(self.trainer.optimizers).scale(self.accumulate / window.n_batches)
         optimizers = self.optimizers()
         try:
             report = self.gate.attempt(
                 self,
                 optimizers if isinstance(optimizers, list) else [optimizers],
-                schedulers=self._schedulers("step"),
-                settle=partial(self._settle, n_batches),
+                closure=self._closure(window),
+                schedulers=schedulers_of(self.trainer, "step"),
+                settle=partial(self._settle, window),
             )
         except GateStuckError:
-            self._restore_statistics()
+            window.restore_statistics()
             raise
         listener = getattr(self, "on_step_gate", None)
         if listener is not None:
             listener(report)
 
-    def _settle(self, n_batches: int, report: StepReport) -> None:
+    def _settle(self, window: Window, report: StepReport) -> None:
         """Move or restore what hangs on the answer of the gate."""
         self.last_report = report
         if report.stepped:
             if self.average is not None:
                 self.average.follow(self, report.step, self.total_steps)
-            self.log_losses({n: v / n_batches for n, v in self._open_losses.items()})
+            self.log_losses(window.mean_losses())
         else:
-            self._restore_statistics()
-
-    def _schedulers(self, interval: str) -> list[LRScheduler]:
-        """Find the schedulers that count steps or epochs, those that callbacks put in included."""
-        found = []
-        for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                raise TypeError(
-                    "schedulers of a gated module must count real steps or epochs: got "
-                    "ReduceLROnPlateau, whose metric Lightning drops under manual optimisation. "
-                    "Use musicnet.gate.schedules, or step it yourself in on_validation_end."
-                )
-            if config.interval == interval:
-                found.append(config.scheduler)
-        return found
+            window.restore_statistics()
 
     def _run_shape(self) -> checkpoints.RunShape:
         return checkpoints.RunShape(
@@ -257,10 +275,6 @@ class GatedModule(LightningModule):
             accumulate=self.accumulate,
             world_size=self.trainer.world_size,
         )
-
-    def _restore_statistics(self) -> None:
-        if self._snapshot is not None:
-            self._snapshot.restore()
 
     def _settle_length(self) -> None:
         """Count the real steps of the run, unless the schedule has done so already."""
@@ -273,7 +287,7 @@ class GatedModule(LightningModule):
         # an epoch of vetoes has moved nothing, so that no rate may move either
         has_moved = self._epoch_is_open and self.gate.steps > self._steps_before_epoch
         self._epoch_is_open = False
-        for scheduler in self._schedulers("epoch") if has_moved else ():
+        for scheduler in schedulers_of(self.trainer, "epoch") if has_moved else ():
             scheduler.step()
 
     def _end_epoch(self) -> None:
@@ -285,33 +299,15 @@ class GatedModule(LightningModule):
         self._attempts_before_epoch = self.gate.attempts
         self.log("gate/step_real", float(self.gate.steps), **_PER_EPOCH)
         self.log("gate/vetoed_fraction", (attempts - steps) / max(attempts, 1), **_PER_EPOCH)
-        if self._open_batches:
+        if self._window is not None:
             warnings.warn(
                 f"the epoch was stopped inside an accumulation window: the gradients of "
-                f"{self._open_batches} batches are lost",
+                f"{self._window.n_batches} batches are lost",
                 stacklevel=2,
             )
-            self._open_batches = 0
+            self._window = None
         if steps and not self._has_told_of_loss:
-            self._look_at_losses()
-
-    def _look_at_losses(self) -> None:
-        """Warn once of losses that are not finite though the gradients were.
-
-        At the end of an epoch their means are computed anyway; to look at every loss would wait
-        for the device in every step.
-        """
-        means = {n: m for n, m in self.trainer.callback_metrics.items() if n.startswith("train/")}
-        broken = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if broken:
-            self._has_told_of_loss = True
-            warnings.warn(
-                f"{', '.join(broken)} of epoch {self.current_epoch + 1} must be finite as the "
-                "gradients were, which alone decide on a step: got a mean of "
-                f"{', '.join(str(float(means[name])) for name in broken)}. Look for what hides "
-                "the loss from the gradients, as torch.nan_to_num or a branch without weights does",
-                stacklevel=2,
-            )
+            self._has_told_of_loss = warn_of_broken_means(self.trainer)
 
 
 class _FirstHooks(Callback):
@@ -323,35 +319,16 @@ class _FirstHooks(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(pl_module, GatedModule):
+            check_callbacks(trainer)
             pl_module.total_steps = 0
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, GatedModule):
+            warn_of_lost_order(trainer)
             pl_module._settle_length()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, GatedModule):
             pl_module._end_epoch()
-
-
-def _named(losses: object) -> dict[str, Tensor]:
-    """Give what `compute_loss` gave by name."""
-    named: dict[str, Any] = dict(losses) if isinstance(losses, Mapping) else {"loss": losses}
-    if "loss" not in named or not all(isinstance(loss, Tensor) for loss in named.values()):
-        raise TypeError(
-            "compute_loss must return a scalar tensor, or a mapping of them with one at 'loss': "
-            f"got {', '.join(f'{name!r}: {type(loss).__name__}' for name, loss in named.items())}."
-        )
-    return named
-
-
-def _base_rate(optimizer: OptimizerCallable) -> float:
-    """Read the learning rate off an optimiser built for nothing, so that bad numbers show early."""
-    probe = optimizer([nn.Parameter(torch.zeros(1, 1))])
-    for name, value in probe.defaults.items():
-        numbers = value if isinstance(value, tuple | list) else (value,)
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ValueError(f"optimizer.{name} must be finite: got {value}.")
-    return float(probe.param_groups[0]["lr"])

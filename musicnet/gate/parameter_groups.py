@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 
@@ -106,3 +108,17 @@ def named_groups(
         }
         for group in groups
     ]
+
+
+def base_rate_of(optimizer: OptimizerCallable) -> float:
+    """Read the learning rate off an optimiser built for nothing, so that bad numbers show early.
+
+    Raises:
+        ValueError: a number of the optimiser is out of range.
+    """
+    probe = optimizer([nn.Parameter(torch.zeros(1, 1))])
+    for name, value in probe.defaults.items():
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"optimizer.{name} must be finite: got {value}.")
+    return float(probe.param_groups[0]["lr"])

@@ -1,7 +1,10 @@
 """The vote of a distributed run: every rank can veto for all, and all must hold one gradient."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 
 FINE, SPIKE, EMPTY, BROKEN = 0.0, 1.0, 2.0, 3.0
 """How bad a gradient is: may be stepped on, is a spike, is zero or missing, is not finite."""
@@ -14,6 +17,18 @@ class RankMismatchError(RuntimeError):
 def are_several() -> bool:
     """Tell whether this process is one of several that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gradient_sync(strategy: Strategy, *, syncs: bool) -> AbstractContextManager[None]:
+    """Let ranks exchange gradients in a backward pass, or keep them from it.
+
+    Args:
+        strategy: Of the trainer.
+        syncs: False for all but the last pass of an accumulation window.
+    """
+    if syncs or not isinstance(strategy, ParallelStrategy):
+        return nullcontext()
+    return strategy.block_backward_sync()
 
 
 def vote(severity: float, norm: float, rtol: float, device: torch.device) -> tuple[float, float]:

@@ -7,9 +7,11 @@ resumed run needs nothing but that number.
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from typing_extensions import override
 
 from musicnet.gate.settings import check_count
 
@@ -114,6 +116,53 @@ class Schedule:
                 stacklevel=2,
             )
         return total
+
+
+class RealStepRates(LambdaLR):
+    """Rates by one factor for all groups, those included that come into the optimiser mid-run.
+
+    A group that comes later has the rate that it came with until the next real step.
+
+    Example:
+        >>> import torch
+        >>> weight, bias = torch.nn.Linear(1, 1).parameters()
+        >>> optimizer = torch.optim.SGD([weight], lr=1.0)
+        >>> rates = RealStepRates(optimizer, lambda step: 0.5**step)
+        >>> optimizer.add_param_group({"params": [bias], "lr": 4.0})
+        >>> optimizer.step(); rates.step()
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.5, 2.0]
+    """
+
+    @override
+    def get_lr(self) -> list[Any]:
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+            self.lr_lambdas.append(self.lr_lambdas[0])
+        return super().get_lr()
+
+
+def schedulers_of(trainer: Trainer, interval: str) -> list[LRScheduler]:
+    """Find the schedulers of a run that count steps or epochs, those of callbacks included.
+
+    Args:
+        trainer: Of the run.
+        interval: "step" or "epoch".
+
+    Raises:
+        TypeError: one of them waits for a metric that never comes.
+    """
+    found = []
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, ReduceLROnPlateau):
+            raise TypeError(
+                "schedulers of a gated module must count real steps or epochs: got "
+                "ReduceLROnPlateau, whose metric Lightning drops under manual optimisation. "
+                "Use musicnet.gate.schedules, or step it yourself in on_validation_end."
+            )
+        if config.interval == interval:
+            found.append(config.scheduler)
+    return found
 
 
 def planned_steps(trainer: Trainer, accumulate: int, n_optimizers: int = 1) -> float:
