@@ -213,8 +213,10 @@ class GatedModule(LightningModule):
         """Add the gradients of a share of one batch's loss; note the losses, and give the share."""
         losses = named_losses(self.compute_loss(batch, batch_idx))
         loss = losses["loss"] * share
-        with gradient_sync(self.trainer.strategy, syncs=syncs):
-            self.manual_backward(loss)
+        # a loss without a graph is the gate's to tell; ranks would wait for each other for ever
+        if loss.requires_grad or self.trainer.world_size > 1:
+            with gradient_sync(self.trainer.strategy, syncs=syncs):
+                self.manual_backward(loss)
         window.add(losses)
         return loss.detach()
 
