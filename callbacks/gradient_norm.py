@@ -49,7 +49,7 @@ class GradientNorm(StepObserver):
     ) -> None:
         if not self._cadence.is_worth_a_line(report):
             return
-        reason = None if report.stepped else report.reason
+        reason = None if report.reason == "ok" else report.reason
         self._show(trainer, report.norm, report.group_norms or {}, ok=report.ok, reason=reason)
 
     @override
@@ -85,6 +85,6 @@ class GradientNorm(StepObserver):
 
 
 def gradient_line(norm: float, *, ok: bool, reason: str | None = None) -> str:
-    """The console line of one attempt; the reason stands there if no step was made."""
+    """The console line of one attempt; the reason stands there if the gate was against a step."""
     ending = "" if reason is None else f" reason={reason}"
     return f"[GRAD] ||g||_2={norm:.3e} ok={ok}{ending}"

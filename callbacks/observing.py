@@ -40,8 +40,8 @@ class Cadence:
         return (attempt - 1) % self.every_n == 0
 
     def is_worth_a_line(self, report: StepReport) -> bool:
-        """Whether to tell of this attempt: a veto, the first real step, or one that is due."""
-        return not report.stepped or report.step == 1 or self.is_due(report.attempt)
+        """Whether to tell of this attempt: it was not ok, was the first real step, or is due."""
+        return report.reason != "ok" or report.step == 1 or self.is_due(report.attempt)
 
 
 class StepObserver(Callback):

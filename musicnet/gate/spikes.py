@@ -34,12 +34,12 @@ class SpikeRule:
         for name, least in (("deviations", 0.0), ("least_ratio", 1.0)):
             value = getattr(self, name)
             if not least < value < math.inf:
-                raise ValueError(f"spike.{name} must be finite and > {least:g}: got {value}.")
-        check_count("spike.window", self.window, least=2)
-        check_count("spike.after", self.after, least=2)
+                raise ValueError(f"{name} must be finite and > {least:g}: got {value}.")
+        check_count("window", self.window, least=2)
+        check_count("after", self.after, least=2)
         if self.after > self.window:
             raise ValueError(
-                "spike.after must not exceed spike.window, or no norm could ever be a spike: got "
+                "after must not exceed window, or no norm could ever be a spike: got "
                 f"after={self.after}, window={self.window}."
             )
 
