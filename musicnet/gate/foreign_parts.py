@@ -2,8 +2,11 @@
 
 import math
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lightning.pytorch import Trainer, callbacks
+from lightning.pytorch.core.optimizer import LightningOptimizer
 
 # Lightning has it since 2.6
 _WEIGHT_AVERAGING: tuple[type, ...] = tuple(
@@ -28,6 +31,40 @@ def check_callbacks(trainer: Trainer) -> None:
                 f"the callback {type(callback).__name__}. Give averaging=Averaging('ema') to the "
                 "module instead."
             )
+
+
+def warn_of_bare_optimizers(trainer: Trainer | None, optimizers: Iterable[object]) -> bool:
+    """Warn if steps are taken behind the back of a trainer; tell whether it did."""
+    bare = [o for o in optimizers if not isinstance(o, LightningOptimizer)]
+    if trainer is None or not trainer.training or not bare:
+        return False
+    warnings.warn(
+        f"an attempt in a fit should be given Lightning's optimisers: got a bare "
+        f"{type(bare[0]).__name__}, whose steps do not count in global_step, so that max_steps and "
+        "checkpoints by step wait for ever. Give self.optimizers()",
+        stacklevel=2,
+    )
+    return True
+
+
+def make_hyperparameters_plain(checkpoint: dict[str, Any]) -> None:
+    """Turn OmegaConf's containers in a checkpoint into dicts and lists.
+
+    A checkpoint that holds any other class is one that `weights_only=True` cannot load.
+    """
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if key in checkpoint:
+            checkpoint[key] = _plain(checkpoint[key])
+    checkpoint.pop("hparams_type", None)
+
+
+def _plain(value: Any) -> Any:
+    """Give mappings as dicts and sequences as lists, whatever class they are of."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
+        return [_plain(one) for one in value]
+    return value
 
 
 def warn_of_lost_order(trainer: Trainer) -> None:

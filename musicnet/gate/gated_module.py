@@ -19,7 +19,12 @@ from typing_extensions import override
 
 from musicnet.gate import checkpoints
 from musicnet.gate.averaging import Averaging, WeightAverage, rate_factor
-from musicnet.gate.foreign_parts import check_callbacks, warn_of_broken_means, warn_of_lost_order
+from musicnet.gate.foreign_parts import (
+    check_callbacks,
+    make_hyperparameters_plain,
+    warn_of_broken_means,
+    warn_of_lost_order,
+)
 from musicnet.gate.gradients import Gradients
 from musicnet.gate.parameter_groups import (
     ParameterGroup,
@@ -173,6 +178,7 @@ class GatedModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state of the gate and of the average."""
+        make_hyperparameters_plain(checkpoint)
         checkpoints.save_harness(
             checkpoint, self.gate, self.average, self._run_shape(), self._n_open_batches
         )

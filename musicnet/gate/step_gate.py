@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from musicnet.gate import line_search, loss_scale
 from musicnet.gate.counters import Counters
+from musicnet.gate.foreign_parts import warn_of_bare_optimizers
 from musicnet.gate.gradients import group_norms, groups_by_name
 from musicnet.gate.judgement import Judge, Look
 from musicnet.gate.listeners import tell_callbacks, trainer_of
@@ -92,6 +93,7 @@ class StepGate(Counters):
         self.spike = spike
         self.mode = mode
         _check_settings(self)
+        self._has_told_of_bare = False
         self._judge = Judge(steps_on_zero=zero == "step", norm_rtol=norm_rtol, spike=spike)
 
     @property
@@ -141,6 +143,8 @@ class StepGate(Counters):
         raw = bare(wrapped)
         trainer = trainer_of(module, wrapped)
         check_strategy(trainer, decides=self.decides)
+        if not self._has_told_of_bare:
+            self._has_told_of_bare = warn_of_bare_optimizers(trainer, wrapped)
         scaler = scaler or loss_scale.scaler_of(trainer)
         if closure is not None:
             self._refuse_with_closure(scaler)

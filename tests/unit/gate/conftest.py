@@ -51,7 +51,7 @@ class Reports(Callback):
         self.reports.append(report)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def regressor() -> Callable[..., Regressor]:
     """Build the module with the same weights every time."""
 
@@ -62,7 +62,7 @@ def regressor() -> Callable[..., Regressor]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def loader() -> Callable[..., DataLoader[Any]]:
     """Build a loader of so many batches of four; the batches named in `poisoned` give nan."""
 

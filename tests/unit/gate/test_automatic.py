@@ -14,11 +14,13 @@ from torch.optim import SGD, AdamW
 from musicnet.gate.automatic import AutomaticGate
 from musicnet.gate.step_gate import GateStuckError, StepGate
 
+ADAMW = partial(AdamW, lr=1e-2)
+
 
 class Plain(LightningModule):
     """A module as users have it; a row that starts with 99 makes its loss nan."""
 
-    def __init__(self, optimizer: Any = partial(AdamW, lr=1e-2)) -> None:
+    def __init__(self, optimizer: Any = ADAMW) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))

@@ -89,12 +89,6 @@ def test_an_average_survives_a_checkpoint_and_refuses_another_module(tmp_path: A
         other.load_state_dict(state, nn.Linear(1, 1))
 
 
-def test_only_real_steps_move_the_average(regressor: Any, loader: Any, trainer: Any) -> None:
-    module = regressor(averaging=Averaging("ema", every_steps=2))
-    trainer(max_epochs=2).fit(module, loader(5, poisoned=(0, 3)))
-    assert (module.gate.steps, module.average.n_averaged) == (6, 3)
-
-
 def test_a_module_without_an_average_says_so(regressor: Any) -> None:
     with pytest.raises(RuntimeError, match="got averaging=None"), regressor().averaged_weights():
         pass

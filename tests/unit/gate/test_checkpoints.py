@@ -24,13 +24,6 @@ def test_the_entry_is_plain_data(regressor: Any, loader: Any, trainer: Any, tmp_
     assert sorted(state["shape"]["groups"]) == ["backbone", "head"]
 
 
-def test_a_checkpoint_without_the_entry_loads_and_warns(regressor: Any) -> None:
-    gate = StepGate()
-    with pytest.warns(UserWarning, match="no state of a step gate"):
-        assert load_harness({}, regressor(), gate, None) is None
-    assert gate.attempts == 0
-
-
 def test_a_checkpoint_inside_a_window_tells_what_is_lost(regressor: Any) -> None:
     checkpoint: dict[str, Any] = {}
     save_harness(checkpoint, StepGate(), None, SHAPE, open_batches=3)

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import torch
 from torch import nn
 
 from musicnet.gate.parameter_groups import ParameterGroup, backbone_and_head, named_groups
@@ -54,13 +53,6 @@ def test_frozen_parameters_of_a_group_are_there_for_when_they_thaw() -> None:
     module = net()
     module["backbone"].requires_grad_(requires_grad=False)
     assert len(named_groups(module, backbone_and_head(), 1.0)[0]["params"]) == 2
-
-
-def test_compiled_modules_keep_their_names() -> None:
-    module = net()
-    module["head"] = torch.compile(module["head"], backend="eager")
-    assert any("_orig_mod" in name for name, _ in module.named_parameters())
-    assert len(named_groups(module, backbone_and_head(), 1.0)[1]["params"]) == 2
 
 
 def test_two_groups_of_one_name_are_refused() -> None:

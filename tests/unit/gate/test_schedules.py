@@ -22,20 +22,6 @@ class PlannedTrainer(Trainer):
         self.max_epochs, self.max_steps = max_epochs, max_steps  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize(
-    ("total", "warmup"), [(0, 0), (1, 0), (49, 0), (50, 1), (499, 9), (500, 10), (9999, 10)]
-)
-def test_warm_up_rises_from_the_floor_to_one(total: int, warmup: int) -> None:
-    schedule = Schedule(shape="constant")
-    factors = [schedule.factor(step, total) for step in range(total + 1)]
-    assert factors[0] == (0.1 if warmup else 1.0)
-    assert factors[: warmup + 1] == [
-        max(0.1, k / warmup) if warmup else 1 for k in range(warmup)
-    ] + [1]
-    assert factors == sorted(factors)
-    assert factors[-1] == 1
-
-
 def test_cosine_falls_from_one_to_its_end_through_the_middle() -> None:
     schedule = Schedule(warmup_steps=10, final_factor=0.2)
     factors = [schedule.factor(step, 110) for step in range(10, 111)]
@@ -68,13 +54,6 @@ def test_planned_steps_count_attempts(
     trainer: Any, accumulate: int, n_optimizers: int, steps: int
 ) -> None:
     assert planned_steps(trainer, accumulate, n_optimizers) == steps
-
-
-def test_an_endless_run_needs_an_explicit_length() -> None:
-    endless = PlannedTrainer(math.inf, -1)
-    with pytest.raises(ValueError, match=r"got an endless one \(max_epochs=-1, max_steps=-1\)"):
-        Schedule().total(endless, accumulate=1)
-    assert Schedule(total_steps=300).total(endless, accumulate=1) == 300
 
 
 def test_a_warm_up_longer_than_the_run_is_told() -> None:
