@@ -178,7 +178,9 @@ def planned_steps(trainer: Trainer, accumulate: int, n_optimizers: int = 1) -> f
     """
     trainer.fit_loop.setup_data()
     epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
-    batches = float(trainer.num_training_batches)
+    # a limit of 0 leaves the number at infinity, since Lightning does not look at the loader then
+    is_empty = getattr(trainer, "limit_train_batches", None) == 0
+    batches = 0.0 if is_empty else float(trainer.num_training_batches)
     windows = math.ceil(batches / accumulate) if math.isfinite(batches) else math.inf
     # zero epochs of an endless loader are zero steps, not nan
     steps = windows * epochs if epochs and windows else 0.0
