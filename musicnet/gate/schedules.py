@@ -176,7 +176,7 @@ def planned_steps(trainer: Trainer, accumulate: int, n_optimizers: int = 1) -> f
     Returns:
         Steps from the first epoch on; infinite if nothing limits them.
     """
-    trainer.fit_loop.setup_data()
+    _count_batches(trainer)
     epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
     # a limit of 0 leaves the number at infinity, since Lightning does not look at the loader then
     is_empty = getattr(trainer, "limit_train_batches", None) == 0
@@ -187,3 +187,14 @@ def planned_steps(trainer: Trainer, accumulate: int, n_optimizers: int = 1) -> f
     if trainer.max_steps != -1:
         steps = min(steps, float(trainer.max_steps // n_optimizers))
     return steps
+
+
+def _count_batches(trainer: Trainer) -> None:
+    """Let the trainer set up its training loader, so that it knows how many batches there are."""
+    loop = trainer.fit_loop
+    is_first_time = getattr(loop, "_combined_loader", None) is None
+    loop.setup_data()
+    if is_first_time and getattr(trainer, "ckpt_path", None) is not None:
+        # the state of a loader is taken from a checkpoint only where a loop sets the loader up,
+        # and the checkpoint's loops come later than this
+        loop._combined_loader = None
