@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from omegaconf import OmegaConf
 
 import train
 from musicnet.cli import MusicCLI
+from musicnet.learning.data import SceneData
 from musicnet.learning.module import MusicNet
 from musicnet.records.provenance import hash_config, hash_file, read_provenance
 
@@ -182,6 +184,27 @@ def test_the_exit_code_tells_how_it_ended(
     assert (answer.run / "verdict.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"), [(float("nan"), "nonfinite"), (float("inf"), "nonfinite")]
+)
+def test_a_run_on_broken_data_ends_with_the_reason(
+    hydra_door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, value: float, reason: str
+) -> None:
+    load = SceneData.load
+
+    def spoilt(self: SceneData, *arguments: Any) -> Any:
+        batch = load(self, *arguments)
+        heard = tuple(replace(one, y=one.y * value) for one in batch.observations)
+        return replace(batch, observations=heard)
+
+    monkeypatch.setattr(SceneData, "load", spoilt)
+    words = ("trainer.max_epochs=100", "gate.max_consecutive_skips=6")
+    answer = hydra_door(*words, "trainer.num_sanity_val_steps=0", "callbacks.checkpoint=null")
+    assert answer.exit_code == 5
+    assert f"got 7 vetoes in a row, the last for reason={reason}, after 0 real steps" in answer.out
+    assert json.loads((answer.run / "verdict.json").read_text())["verdict"] == "unknown"
+
+
 def test_a_run_that_trains_nothing_is_not_taken_for_one_that_has_learned(
     hydra_door: Callable[..., Any],
 ) -> None:
@@ -300,6 +323,12 @@ def test_two_ranks_share_one_folder_and_a_sweep_starts_them_for_each_job(
     assert len([*tmp_path.glob("overfit/*")]) == 2
     assert len([*tmp_path.glob("sweeps/*")]) == 1
     assert answer.stdout.count("verdict: fail") == 2
+    for line in ("[LR] epoch=1", "[GRAD]", "Epoch 001/002", "Epoch 002/002", "Run "):
+        assert answer.stdout.count(f"\n{line}") == 2, line  # once a job, not once a rank
+    for folder in tmp_path.glob("overfit/*"):
+        rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows if row["event"] == "epoch"] == [1, 2]
+        assert {row["run_id"] for row in rows} == {read_provenance(folder).run_id}
 
 
 def test_a_recorded_file_is_memorised_by_the_same_experiment(
