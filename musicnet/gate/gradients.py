@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -118,6 +120,31 @@ def global_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Float[Tensor, 
 
 
 @torch.no_grad()
+def largest_magnitude(tensors: Sequence[Tensor]) -> float:
+    """Give the largest magnitude of any entry; inf or nan if an entry is. Waits for the device.
+
+    Args:
+        tensors: Any dtype, shape and device; of a shard that is empty on this rank, too.
+
+    Example:
+        >>> largest_magnitude([torch.tensor([3.0, -4.0]), torch.empty(0)])
+        4.0
+    """
+    here = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    filled = [tensor for tensor in here if tensor.numel()]
+    largest = float(global_norm(filled, math.inf).item()) if filled else 0.0
+    for mesh in {tensor.device_mesh for tensor in tensors if isinstance(tensor, DTensor)}:
+        # a maximum may lose a nan on its way between ranks, a flag is not lost
+        ballot = [math.inf if math.isnan(largest) else largest, float(math.isnan(largest))]
+        shared = torch.tensor(ballot, dtype=torch.float64, device=here[0].device)
+        for group in mesh.get_all_groups():
+            dist.all_reduce(shared, dist.ReduceOp.MAX, group=group)
+        largest, is_nan = shared.tolist()
+        largest = math.nan if is_nan else largest
+    return largest
+
+
+@torch.no_grad()
 def exact_norm(tensors: Sequence[Tensor]) -> float:
     """Norm of all tensors as a number that is 0, inf or nan only if the tensors are.
 
@@ -138,7 +165,7 @@ def exact_norm(tensors: Sequence[Tensor]) -> float:
     norm = global_norm(tensors).item()
     if 0 < norm < math.inf:
         return norm
-    largest = global_norm(tensors, math.inf).item()
+    largest = largest_magnitude(tensors)
     if not 0 < largest < math.inf:
         return largest
     wide = [t.float() if t.dtype in _HALF else t for t in tensors]
@@ -197,7 +224,7 @@ def nonfinite_names(
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Tell whether every entry of every tensor is finite. Waits for the device once."""
-    return math.isfinite(global_norm(tensors, math.inf).item())
+    return math.isfinite(largest_magnitude(tensors))
 
 
 def stored_values(parameter: nn.Parameter) -> Tensor:
