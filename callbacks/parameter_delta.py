@@ -134,8 +134,8 @@ def delta_line(total: float) -> str:
 def _subtract_(before: dict[str, list[Tensor]], now: dict[str, list[Tensor]]) -> None:
     """Turn the copies into differences where they lie: a third set of weights might not fit."""
     for name, copies in before.items():
-        if copies:
-            torch._foreach_sub_(copies, now[name])
+        for copy, tensor in zip(copies, now[name], strict=True):
+            copy.sub_(tensor)
 
 
 def _warn_still(trainer: Trainer, weights: dict[str, list[Tensor]], step: int) -> None:

@@ -21,6 +21,9 @@ _NOISE_WARNINGS = (
     ".*isinstance.treespec.*",
     # The loader yields keys and the device draws the scenes: workers would have nothing to do.
     ".*does not have many workers.*",
+    ".*Grad strides do not match bucket view strides.*",
+    # of sharded runs; nothing here writes on what a network gave
+    ".*FSDP2-wrapped module .* returned a view tensor.*",
     # An evaluation saves nothing, and a fit that goes on from a checkpoint saves in its own folder.
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*dirpath has changed from.*",

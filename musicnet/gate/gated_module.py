@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import LBFGS
 from typing_extensions import override
 
@@ -36,6 +37,7 @@ from musicnet.gate.ranks import gradient_sync
 from musicnet.gate.running_statistics import normalisation_layers
 from musicnet.gate.schedules import RealStepRates, Schedule, schedulers_of
 from musicnet.gate.settings import check_count
+from musicnet.gate.sharding import settle_foreach, shard
 from musicnet.gate.step_gate import GateStuckError, StepGate, StepReport
 from musicnet.gate.windows import Window, named_losses
 
@@ -125,6 +127,7 @@ class GatedModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser over named groups and its schedule in real steps."""
         optimizer = self._build_optimizer(named_groups(self, self.parameter_groups, self.base_rate))
+        settle_foreach(optimizer)
         self.total_steps = self.schedule.total(self.trainer, self.accumulate)
         if self._saved_shape is not None:
             checkpoints.compare_shapes(self._saved_shape, self._run_shape())
@@ -188,6 +191,20 @@ class GatedModule(LightningModule):
         self._saved_shape = checkpoints.load_harness(checkpoint, self, self.gate, self.average)
         self._steps_before_epoch = self.gate.steps
         self._attempts_before_epoch = self.gate.attempts
+
+    @override
+    def configure_model(self) -> None:
+        """Spread the parameter groups over the ranks of a sharded run.
+
+        Raises:
+            ValueError: an average is kept, which needs the whole weights on every rank.
+        """
+        shard(self, self.parameter_groups)
+        if self.average is not None and any(isinstance(m, FSDPModule) for m in self.modules()):
+            raise ValueError(
+                "an average of the weights needs them whole on every rank: got averaging="
+                f"{self.average.settings.kind!r} in a sharded run. Use trainer=ddp, or no average."
+            )
 
     @override
     def configure_callbacks(self) -> list[Callback]:

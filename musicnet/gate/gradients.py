@@ -59,9 +59,8 @@ class Gradients:
     @torch.no_grad()
     def scale(self, factor: float) -> None:
         """Multiply every gradient by the factor, in place."""
-        tensors = self.tensors
-        if tensors:
-            torch._foreach_mul_(tensors, factor)
+        for alike in kinds(self.tensors):
+            torch._foreach_mul_(alike, factor)
 
 
 def groups_by_name(optimizers: Iterable[Optimizer]) -> dict[str, dict[str, Any]]:
@@ -104,19 +103,36 @@ def global_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Float[Tensor, 
         >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]).item()
         5.0
     """
-    buckets: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        buckets.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     norms: list[Tensor] = []
-    for (_, dtype), bucket in buckets.items():
-        wider = torch.float32 if dtype in _HALF else None
-        norms += torch._foreach_norm(bucket, order, dtype=wider)
-    if len(buckets) > 1:
+    for alike in kinds(tensors):
+        wider = torch.float32 if alike[0].dtype in _HALF else None
+        found = torch._foreach_norm(alike, order, dtype=wider)
+        if isinstance(alike[0], DTensor):
+            # the norm of a sharded gradient (FSDP2) is a sharded scalar until it is gathered
+            together = cast(DTensor, torch.linalg.vector_norm(torch.stack(found), order))
+            norms.append(together.full_tensor())
+        else:
+            norms += found
+    if len({(norm.device, norm.dtype) for norm in norms}) > 1:
         widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
         norms = [norm.to(norms[0].device, widest) for norm in norms]
-    total = torch.linalg.vector_norm(torch.stack(norms), order)
-    # the norm of a sharded gradient (FSDP2) is a sharded scalar until it is gathered
-    return cast(Tensor, getattr(total, "full_tensor", lambda: total)())
+    return cast(Tensor, torch.linalg.vector_norm(torch.stack(norms), order))
+
+
+def kinds(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Sort tensors into lists of one device, one dtype, and all of them sharded or none.
+
+    Operations on many tensors at once take no others.
+
+    Example:
+        >>> [len(kind) for kind in kinds([torch.ones(1), torch.ones(2), torch.ones(1).double()])]
+        [2, 1]
+    """
+    sorted_: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
+    for tensor in tensors:
+        key = (tensor.device, tensor.dtype, isinstance(tensor, DTensor))
+        sorted_.setdefault(key, []).append(tensor)
+    return list(sorted_.values())
 
 
 @torch.no_grad()

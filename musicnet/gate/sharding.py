@@ -1,7 +1,17 @@
 """What a gate has to know of the strategies that spread weights over processes."""
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from collections.abc import Sequence
+from functools import partial
+
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from musicnet.gate.parameter_groups import ParameterGroup
 
 
 def check_strategy(trainer: Trainer | None, *, decides: bool) -> None:
@@ -25,3 +35,51 @@ def check_strategy(trainer: Trainer | None, *, decides: bool) -> None:
             "a gate needs gradients that know which parameter they belong to: got an FSDPStrategy, "
             "whose shards are flat. Use a ModelParallelStrategy (FSDP2), as trainer=fsdp does."
         )
+
+
+def shard(module: LightningModule, groups: Sequence[ParameterGroup]) -> None:
+    """Spread the modules that parameter groups name over the ranks of a sharded run (FSDP2).
+
+    Whatever else has no data-parallel mesh of several ranks is left as it is.
+
+    Args:
+        module: Is being set up by its trainer.
+        groups: Their prefixes that name modules are what is sharded, each as one unit.
+    """
+    strategy = module.trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    mesh = strategy.device_mesh["data_parallel"]
+    for part in _named_modules(module, groups):
+        if not isinstance(part, FSDPModule):
+            scalars = {parameter for parameter in part.parameters() if parameter.ndim == 0}
+            fully_shard(part, mesh=mesh, ignored_params=scalars)
+            for scalar in scalars:
+                hook = partial(_average, mesh.get_group())
+                scalar.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def settle_foreach(optimizer: Optimizer) -> None:
+    """Let an optimiser step one parameter at a time if only some of them are sharded.
+
+    Scalars cannot be, and torch's operations on many tensors at once take all or none.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if len({isinstance(parameter, DTensor) for parameter in parameters}) > 1:
+        for group in optimizer.param_groups:
+            if "foreach" in group:
+                group["foreach"] = False
+
+
+def _average(group: dist.ProcessGroup, parameter: nn.Parameter) -> None:
+    """Give every rank the mean gradient; what was accumulated before is a mean already."""
+    dist.all_reduce(parameter.grad, group=group)
+    if parameter.grad is not None:
+        parameter.grad /= group.size()
+
+
+def _named_modules(module: nn.Module, groups: Sequence[ParameterGroup]) -> list[nn.Module]:
+    """Find the modules behind the prefixes; some prefixes name single parameters."""
+    named = dict(module.named_modules())
+    prefixes = [prefix for group in groups for prefix in group.prefixes]
+    return [named[prefix] for prefix in prefixes if prefix in named]

@@ -239,7 +239,9 @@ class MusicNet(GatedModule):
         metrics = self._metrics[prefix]
         if any(metric.update_called for metric in metrics.values()):
             values = metrics.compute()
-            self.log_dict({f"{prefix}{name}": value for name, value in values.items()})
+            # all ranks have the same numbers already, and Lightning asks for this all the same
+            named = {f"{prefix}{name}": value for name, value in values.items()}
+            self.log_dict(named, sync_dist=True)
             metrics.reset()
 
     def _keep_plain_hyperparameters(self) -> None:

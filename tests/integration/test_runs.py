@@ -49,7 +49,7 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, *map(str, words)]
 
 
-@pytest.mark.parametrize("trainer", ["auto", "cpu", "ddp"])
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "ddp", "fsdp"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_builds(
     experiment: str, trainer: str, tmp_path: Path

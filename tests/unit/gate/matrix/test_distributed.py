@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,6 +31,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
+from callbacks import ParameterDelta
+from musicnet.gate.averaging import Averaging
 from musicnet.gate.ranks import RankMismatchError
 from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import SpikeRule, StepGate
@@ -225,6 +228,36 @@ def shards(rank: int, regressor: Any) -> Any:
     return {"norms": norms, "reasons": reasons, "local": local, "weights": whole}
 
 
+def sharded_fit(rank: int, regressor: Any) -> Any:
+    """The same fit with whole and with sharded weights, a scalar among them; one broken batch."""
+
+    class Scaled(type(regressor())):  # type: ignore[misc]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.head.register_parameter("size", nn.Parameter(torch.tensor(0.5)))
+            self.head.register_forward_hook(lambda head, x, out: out * head.size)
+
+    def sharded() -> ModelParallelStrategy:
+        return ModelParallelStrategy(N_RANKS, 1, save_distributed_checkpoint=False)
+
+    seen: dict[str, Any] = {}
+    for name, strategy in (("whole", "ddp"), ("sharded", sharded())):
+        torch.manual_seed(0)
+        module, data = Scaled(accumulate=2), batches(9, seed=rank, broken=(2,) if rank else ())
+        delta = ParameterDelta(every_n=1)
+        trainer = fit(module, data, delta, strategy=strategy, max_epochs=2)
+        state = trainer.strategy.lightning_module_state_dict()
+        # rank 0 alone gets the gathered weights
+        seen[name] = {key: value.tolist() for key, value in state.items()} if rank == 0 else None
+        seen[f"{name}_gate"] = module.gate.state_dict()
+    averaged = Scaled(averaging=Averaging())
+    try:
+        fit(averaged, batches(1, seed=rank), strategy=sharded())
+    except ValueError as error:
+        seen["refusal"] = str(error)
+    return seen
+
+
 SCENARIOS = (
     broken_batch,
     broken_after_exchange,
@@ -234,6 +267,7 @@ SCENARIOS = (
     no_gradient_on_one,
     single_attempts,
     shards,
+    sharded_fit,
 )
 
 
@@ -365,3 +399,15 @@ def test_row_36_a_nan_in_one_shard_vetoes_on_both(both: Any) -> None:
     assert seen[0]["reasons"] == ["ok", "ok", "nonfinite", "ok", "ok"]
     assert math.isfinite(seen[0]["local"][2])
     assert seen[0]["weights"] == seen[1]["weights"]
+
+
+def test_row_35_a_sharded_fit_ends_with_the_weights_of_a_whole_one(both: Any) -> None:
+    seen = both("sharded_fit")
+    whole, sharded = seen[0]["whole"], seen[0]["sharded"]
+    assert sorted(whole) == sorted(sharded)
+    for name, values in whole.items():
+        torch.testing.assert_close(torch.tensor(sharded[name]), torch.tensor(values))
+    for rank in seen:
+        assert rank["sharded_gate"] == rank["whole_gate"]
+        assert (rank["whole_gate"]["steps"], rank["whole_gate"]["skips"]) == (8, 2)
+        assert "got averaging='ema' in a sharded run" in rank["refusal"]
