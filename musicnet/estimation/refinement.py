@@ -65,7 +65,7 @@ def refine(
         better = then.cost < now.cost
         here = torch.where(better[..., None, None], there, here)
         now = _choose(better, then, now)
-        damping = damping * torch.where(better, _LESS_DAMPING, _MORE_DAMPING)
+        damping = torch.where(better, damping * _LESS_DAMPING, damping * _MORE_DAMPING)
     return Refined(here, now.cost, now.amplitudes)
 
 

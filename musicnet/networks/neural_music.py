@@ -20,6 +20,9 @@ from musicnet.scene.sources import Sources
 
 # in logits; on 1024 fresh scenes of briefly trained networks better than 4 or hard suppression
 NEIGHBOUR_HANDICAP = 2.0
+MAX_WIDTH = 1024
+MAX_CELLS = 2**20
+"""Sizes beyond which a network is a mistake, or a file means harm."""
 MAX_OFFSET = 1.5  # cells: a peak may lie one cell beside its source, not further
 
 
@@ -68,6 +71,18 @@ class NetworkSettings:
             raise ValueError(
                 "a searched coordinate needs at least two cells: got "
                 f"n_v={self.n_v}, n_u={self.n_u}, n_rho={self.n_rho}."
+            )
+        # sizes come from files as well, where nothing else bounds them
+        widest = max(self.n_channels, self.n_trust, self.n_judge, max(self.dilations, default=1))
+        if widest > MAX_WIDTH or len(self.dilations) > MAX_WIDTH:
+            raise ValueError(
+                f"no width, dilation or number of blocks may exceed {MAX_WIDTH}: got {widest} and "
+                f"{len(self.dilations)} blocks."
+            )
+        if self.n_v * self.n_u * self.n_rho > MAX_CELLS:
+            raise ValueError(
+                f"the grid may have at most {MAX_CELLS} cells: got n_v * n_u * n_rho = "
+                f"{self.n_v} * {self.n_u} * {self.n_rho}."
             )
 
 

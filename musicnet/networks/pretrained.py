@@ -1,6 +1,7 @@
 """Trained networks: what they were trained for, to a file and back, and those that ship."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -154,8 +155,19 @@ def load_shipped(path: Path) -> Pretrained:
 def _untrained(scene: Scene, settings: NetworkSettings) -> NeuralMusic:
     """A network as built, leaving no trace in the state of the random numbers."""
     # the first caller may be under inference_mode, and its tensors would outlive it
-    with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]), _single_precision():
         return NeuralMusic(scene, settings)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Whatever the caller's default is: weights are float32 in every file."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

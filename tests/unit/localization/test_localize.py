@@ -209,6 +209,18 @@ def test_rectangles_and_rings_are_searched_in_two_directions():
             torch.testing.assert_close(estimate, truth, atol=5e-3, rtol=0.0)
 
 
+@pytest.mark.parametrize("method", CLASSICAL)
+def test_the_default_type_of_the_caller_changes_nothing(method):
+    heard = heard_by(LINE, PAIRS)
+    wanted = localize(heard, method, 2, region=SECTOR)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = localize(heard, method, 2, region=SECTOR)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.sources.parameters, wanted.sources.parameters)
+
+
 def test_auto_names_what_it_chose():
     assert localize(heard_by(LINE, PAIRS), "auto", 2, region=SECTOR).method == "multistart"
     heard, _, region = surface_scenes(2)

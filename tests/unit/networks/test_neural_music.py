@@ -126,6 +126,9 @@ def test_a_fixed_coordinate_reads_its_only_value(line_scene):
         ({"n_channels": 6}, "got 6"),
         ({"dilations": (1, 0)}, r"got \(1, 0\)"),
         ({"n_u": 1}, "n_u=1"),
+        ({"n_channels": 4096}, "1024: got 4096"),
+        ({"dilations": (1,) * 1025}, "1025 blocks"),
+        ({"n_v": 10**9, "n_u": 10**9}, "at most 1048576 cells"),
     ],
 )
 def test_sizes_out_of_range_are_refused(settings, message):

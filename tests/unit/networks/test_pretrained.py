@@ -217,6 +217,22 @@ def test_another_version_is_named(saved):
     assert "'musicnet.weights/1', which this version knows: got 'musicnet.weights/2'" in said
 
 
+def test_sizes_that_mean_harm_are_refused_before_anything_is_built(saved):
+    path = rewritten(saved, lambda _, described: described["network"].update(n_u=10**12))
+    assert "at most 1048576 cells" in refusal(path)
+
+
+def test_the_default_type_of_the_caller_changes_nothing(saved, network):
+    torch.set_default_dtype(torch.float64)
+    try:
+        read = load_pretrained(saved)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(read.network.state_dict()[name], tensor)
+
+
 def test_settings_that_came_later_take_their_defaults(tmp_path, line_scene):
     settings = replace(TINY, n_rho=NetworkSettings().n_rho)
     path = tmp_path / "line.safetensors"
