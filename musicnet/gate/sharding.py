@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from musicnet.gate.listeners import trainer_of
 from musicnet.gate.parameter_groups import ParameterGroup
 
 
@@ -43,10 +44,11 @@ def shard(module: LightningModule, groups: Sequence[ParameterGroup]) -> None:
     Whatever else has no data-parallel mesh of several ranks is left as it is.
 
     Args:
-        module: Is being set up by its trainer.
+        module: Is being set up by its trainer, or loaded without one, which shards nothing.
         groups: Their prefixes that name modules are what is sharded, each as one unit.
     """
-    strategy = module.trainer.strategy
+    trainer = trainer_of(module, ())
+    strategy = trainer.strategy if trainer is not None else None
     if not isinstance(strategy, ModelParallelStrategy):
         return
     mesh = strategy.device_mesh["data_parallel"]
