@@ -183,7 +183,7 @@ class GatedModule(LightningModule):
         """Add the state of the gate and of the average."""
         make_hyperparameters_plain(checkpoint)
         checkpoints.save_harness(
-            checkpoint, self.gate, self.average, self._run_shape(), self._n_open_batches
+            checkpoint, self.gate, self.average, self._run_shape(), self._open_batches
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ class GatedModule(LightningModule):
         return []
 
     @property
-    def _n_open_batches(self) -> int:
+    def _open_batches(self) -> int:
         return self._window.n_batches if self._window is not None else 0
 
     def _open_window(self, *, is_first: bool) -> Window:
