@@ -1,5 +1,6 @@
 """Averages of the weights: what they hold, when they move, and that they overwrite nothing."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -87,6 +88,33 @@ def test_an_average_survives_a_checkpoint_and_refuses_another_module(tmp_path: A
         assert nothing is None
     with pytest.raises(ValueError, match="got a difference in bias"):
         other.load_state_dict(state, nn.Linear(1, 1))
+
+
+def test_a_fit_ends_with_the_weights_that_it_trained_whether_or_not_an_average_is_kept(
+    regressor: Any, loader: Any, trainer: Any
+) -> None:
+    """Validation looks at both, and fails once in the middle of the average."""
+    ends = []
+    for averaging in (None, Averaging("ema", decay=0.5)):
+
+        class Validating(type(regressor())):  # type: ignore[misc]
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.log("val/loss", self.compute_loss(batch, batch_idx))
+                if self.average is not None and self.average.n_averaged:
+                    with contextlib.suppress(KeyError), self.averaged_weights():
+                        averaged = self.compute_loss(batch, batch_idx)
+                        self.log("val/averaged_loss", averaged)
+                        raise KeyError
+
+        torch.manual_seed(0)
+        module = Validating(averaging=averaging, norm=True)
+        run = trainer(max_epochs=2)
+        run.fit(module, loader(5, poisoned=(1,)), loader(2))
+        ends.append((module.state_dict(), run.callback_metrics))
+    (plain, shown), (beside, shown_beside) = ends
+    torch.testing.assert_close(beside, plain, rtol=0, atol=0)
+    assert shown_beside["val/loss"] == shown["val/loss"]
+    assert shown_beside["val/averaged_loss"] != shown["val/loss"]
 
 
 def test_a_module_without_an_average_says_so(regressor: Any) -> None:
