@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.optim import LBFGS
 from typing_extensions import override
 
@@ -53,8 +52,8 @@ class GatedModule(LightningModule):
     """Trains by manual optimisation under a `StepGate`.
 
     The gate tells the callbacks of every attempt; a method ``on_step_gate(report)`` of the module
-    hears of it after them. A subclass that overrides `on_save_checkpoint`, `on_load_checkpoint` or
-    `configure_callbacks` calls these through ``super()``.
+    hears of it after them. A subclass that overrides `on_save_checkpoint`, `on_load_checkpoint`,
+    `configure_callbacks` or `configure_model` calls these through ``super()``.
 
     Args:
         optimizer: Builds the optimiser from named parameter groups; its own ``lr`` is the base
@@ -199,12 +198,7 @@ class GatedModule(LightningModule):
         Raises:
             ValueError: an average is kept, which needs the whole weights on every rank.
         """
-        shard(self, self.parameter_groups)
-        if self.average is not None and any(isinstance(m, FSDPModule) for m in self.modules()):
-            raise ValueError(
-                "an average of the weights needs them whole on every rank: got averaging="
-                f"{self.average.settings.kind!r} in a sharded run. Use trainer=ddp, or no average."
-            )
+        shard(self, self.parameter_groups, keeps_average=self.average is not None)
 
     @override
     def configure_callbacks(self) -> list[Callback]:

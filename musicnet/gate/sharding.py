@@ -38,19 +38,30 @@ def check_strategy(trainer: Trainer | None, *, decides: bool) -> None:
         )
 
 
-def shard(module: LightningModule, groups: Sequence[ParameterGroup]) -> None:
+def shard(
+    module: LightningModule, groups: Sequence[ParameterGroup], *, keeps_average: bool
+) -> None:
     """Spread the modules that parameter groups name over the ranks of a sharded run (FSDP2).
 
-    Whatever else has no data-parallel mesh of several ranks is left as it is.
+    Under any other strategy nothing happens.
 
     Args:
         module: Is being set up by its trainer, or loaded without one, which shards nothing.
         groups: Their prefixes that name modules are what is sharded, each as one unit.
+        keeps_average: Whether an average of the weights is kept, which needs them whole.
+
+    Raises:
+        ValueError: weights would be sharded, and an average is kept.
     """
     trainer = trainer_of(module, ())
     strategy = trainer.strategy if trainer is not None else None
     if not isinstance(strategy, ModelParallelStrategy):
         return
+    if keeps_average:
+        raise ValueError(
+            "an average of the weights needs them whole on every rank: got averaging in a sharded "
+            "run. Use trainer=ddp, or averaging=null."
+        )
     mesh = strategy.device_mesh["data_parallel"]
     for part in _named_modules(module, groups):
         if not isinstance(part, FSDPModule):
