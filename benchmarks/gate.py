@@ -189,7 +189,7 @@ def main() -> None:
     """Print the table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
-    parser.add_argument("--blocks", type=int, default=12, help="blocks of 50 rounds, at least 2")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks of 50 rounds, at least 2")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: a GPU")
