@@ -97,6 +97,9 @@ class Judge:
                 loss_scale.record(scaler, optimizers[0], overflow=True)
         if ranks.are_several():
             norm, reason = self._vote(norm, reason, optimizers[0], scaler)
+        if self._history is not None and reason in ("ok", "spike") and norm > 0:
+            # what all ranks agree on, so that their histories agree as well
+            self._history.take(norm)
         group_norms = gradients.norms() if by_group or reason != "ok" else None
         return Look(optimizers, gradients, strays, norm, group_norms, reason)
 
@@ -118,7 +121,7 @@ class Judge:
             return norm, "nonfinite"
         if norm == 0:
             return norm, "ok" if self._steps_on_zero else "zero"
-        is_spike = self._history is not None and self._history.takes_for_spike(norm)
+        is_spike = self._history is not None and self._history.is_spike(norm)
         return norm, "spike" if is_spike else "ok"
 
     def _vote(
@@ -132,4 +135,6 @@ class Judge:
             return largest, "ok"
         if scaler is not None:
             loss_scale.record(scaler, optimizer, overflow=worst == ranks.BROKEN)
+        if worst == ranks.SPIKE:
+            return largest, "spike"
         return norm, reason if severity == worst else "other_rank"

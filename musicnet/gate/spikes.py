@@ -54,25 +54,26 @@ class NormHistory:
         rule: What counts as a spike.
 
     Example:
-        >>> history = NormHistory(SpikeRule(after=4))
-        >>> [history.takes_for_spike(norm) for norm in (1.0, 1.1, 0.9, 1.0, 3.0, 90.0, 1.0)]
-        [False, False, False, False, False, True, False]
+        >>> history, spikes = NormHistory(SpikeRule(after=4)), []
+        >>> for norm in (1.0, 1.1, 0.9, 1.0, 3.0, 90.0, 1.0):
+        ...     if history.is_spike(norm):
+        ...         spikes.append(norm)
+        ...     history.take(norm)
+        >>> spikes
+        [90.0]
     """
 
     def __init__(self, rule: SpikeRule) -> None:
         self.rule = rule
         self._logarithms: deque[float] = deque(maxlen=rule.window)
 
-    def takes_for_spike(self, norm: float) -> bool:
-        """Tell whether a norm is a spike, and remember it.
+    def is_spike(self, norm: float) -> bool:
+        """Tell whether a norm, finite and above 0, is far above those before it."""
+        return math.log(norm) > self._limit()
 
-        Args:
-            norm: Finite and above 0.
-        """
-        logarithm = math.log(norm)
-        limit = self._limit()
-        self._logarithms.append(min(logarithm, limit))
-        return logarithm > limit
+    def take(self, norm: float) -> None:
+        """Remember a norm, finite and above 0."""
+        self._logarithms.append(min(math.log(norm), self._limit()))
 
     def state_dict(self) -> list[float]:
         """Give the logarithms, oldest first."""

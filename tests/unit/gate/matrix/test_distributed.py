@@ -161,7 +161,10 @@ def fifty_steps(rank: int, regressor: Any) -> Any:
     module = Noisy(norm=False, accumulate=2, gate=StepGate(max_norm=0.5, spike=SpikeRule(after=8)))
     module.noise = torch.Generator().manual_seed(100 + rank)
     trainer = fit(module, batches(101, seed=rank, broken=(7,) if rank == 0 else ()))
-    return told(module, trainer) | {"noise": noises[0]}
+    return told(module, trainer) | {
+        "noise": noises[0],
+        "history": module.gate.state_dict()["norm_history"],
+    }
 
 
 def no_gradient_on_one(rank: int, regressor: Any) -> Any:
@@ -353,6 +356,8 @@ def test_row_33_weights_are_bit_identical_after_fifty_steps_with_noise_of_their_
     seen = both("fifty_steps")
     assert_alike(seen, steps=50)
     assert seen[0]["noise"] != seen[1]["noise"]
+    assert len(seen[0]["history"]) == 50
+    assert seen[0]["history"] == seen[1]["history"]
 
 
 def test_row_34_a_rank_without_gradients_vetoes_on_both_and_scales_alike(both: Any) -> None:
