@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from musicnet.gate.running_statistics import StatisticsSnapshot
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Window:
@@ -19,7 +22,6 @@ class Window:
         kept: Batches with their numbers, for optimisers that evaluate them several times.
 
     Example:
-        >>> import torch
         >>> window = Window([])
         >>> for loss in (1.0, 3.0):
         ...     window.n_batches += 1
@@ -42,8 +44,10 @@ class Window:
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Note the losses of one batch."""
         for name, value in losses.items():
-            earlier = self._losses.get(name)
-            self._losses[name] = value.detach() if earlier is None else earlier + value.detach()
+            held = value.detach()
+            # sums of halves overflow long before the losses do
+            held = held.float() if held.dtype in _HALF else held
+            self._losses[name] = self._losses[name] + held if name in self._losses else held
 
     def mean_losses(self) -> dict[str, Tensor]:
         """Average the losses over the batches."""

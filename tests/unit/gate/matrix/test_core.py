@@ -273,6 +273,17 @@ def test_row_13_a_norm_of_halves_beyond_the_largest_half_steps() -> None:
     assert module[0].tolist() == pytest.approx([0.75] * 4, rel=1e-3)
 
 
+def test_row_13_weights_of_halves_train_in_a_fit(regressor: Any, loader: Any, trainer: Any) -> None:
+    module = regressor(optimizer=partial(SGD, lr=0.01), accumulate=2, gate=StepGate(max_norm=1.0))
+    start = module.head.weight.detach().clone()
+    trainer(precision="16-true").fit(module, loader(10, poisoned=(3,)))
+    assert module.head.weight.dtype == torch.float16
+    assert (module.gate.steps, dict(module.gate.by_reason)) == (4, {"nonfinite": 1})
+    assert module.last_report.clip_coef < 1
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    assert not torch.equal(module.head.weight.float(), start)
+
+
 def size_5(size: float) -> tuple[StepReport, nn.ParameterList]:
     module = with_gradients(torch.tensor([3 * size, 0.0]), torch.tensor([4 * size]))
     report = StepGate(max_norm=1.0).attempt(module, SGD(module.parameters(), lr=0.5))
