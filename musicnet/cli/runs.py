@@ -113,9 +113,9 @@ def _fit(cli: MusicCLI) -> Outcome:
     is_first_rank = cli.trainer.is_global_zero
     os.environ[_TREE], os.environ[_FOLDER] = json.dumps(cli.config_dump), str(folder)
     os.environ[_CHECKPOINT] = str(cli.checkpoint or "")
-    if is_first_rank and cli.taken_up is None:
-        _write_provenance(cli)
-    with leave_requests() as requests, closing_folder(cli):
+    with leave_requests() as requests, _closing(cli):
+        if is_first_rank and cli.taken_up is None:
+            _write_provenance(cli)
         if cli.savepoints is not None:
             cli.savepoints.requests = requests
         ended_by = _train(cli, folder)
@@ -167,7 +167,7 @@ def _train(cli: MusicCLI, folder: Path) -> BaseException | None:
 
 
 @contextmanager
-def closing_folder(cli: MusicCLI) -> Iterator[None]:
+def _closing(cli: MusicCLI) -> Iterator[None]:
     """Let others have the folder when the run has done with it."""
     try:
         yield

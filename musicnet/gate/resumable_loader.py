@@ -35,8 +35,9 @@ class ResumableBatches(BatchSampler):
 
     @override
     def __iter__(self) -> Iterator[list[Any]]:
+        # a generator, since a loader with workers asks twice and goes through the second one alone
         left_out, self._left_out = self._left_out, 0
-        return islice(super().__iter__(), left_out, None)
+        yield from islice(super().__iter__(), left_out, None)
 
 
 class ResumableLoader(DataLoader[Item]):

@@ -209,27 +209,102 @@ def run(tmp_path: Path) -> Callable[..., tuple[str | None, Witness, Trainer]]:
     return fit
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "windows": {"accumulate": 4},
     "validations inside": {"val_check_interval": 2},
     "no validation": {"limit_val_batches": 0},
     "a limit of steps": {"max_steps": 13, "max_epochs": -1},
     "saves after each batch": {"every_n_batches": 1},
+    "one worker": {"n_workers": 1},
+    "two workers": {"n_workers": 2},
 }
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_broken_off_at_any_hook_and_resumed_it_ends_alike(run: Any, kind: str) -> None:
+def check_ends_alike(run: Any, kind: str, places: Callable[[int], list[int]]) -> None:
     settings = SETTINGS[kind]
     whole, witness, _ = run("whole", **settings)
     assert whole is not None
-    n_hooks = witness.heard
-    step = 1 if kind == "plain" else 4
-    for break_at in range(1, n_hooks + 1, step):
+    for break_at in places(witness.heard):
         name = f"broken at {break_at}"
         first, _, _ = run(name, break_at=break_at, **settings)
         assert first is None
         ended, again, _ = run(name, ckpt="last", **settings)
         assert (again.rows, again.steps) == (witness.rows, witness.steps), name
         assert ended == whole, name
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_broken_off_and_resumed_it_ends_alike(run: Any, kind: str) -> None:
+    """Inside an epoch, after batches that a worker has fetched ahead of a checkpoint."""
+    few = 1 if kind in ("no validation", "a limit of steps", "windows") else 2
+    check_ends_alike(run, kind, lambda n: [n // 2 + 3, n - 3][:few])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_broken_off_at_any_hook_and_resumed_it_ends_alike(run: Any, kind: str) -> None:
+    check_ends_alike(run, kind, lambda n: list(range(1, n + 1)))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_any_checkpoint_will_do_to_go_on_from(run: Any, tmp_path: Path, accumulate: int) -> None:
+    """Those of Lightning's own callback, saved inside hooks, as well."""
+    whole, witness, _ = run("whole", accumulate=accumulate)
+    for epoch in range(N_EPOCHS - 1):
+        best = tmp_path / "whole" / "checkpoints" / f"best-epoch={epoch}.ckpt"
+        ended, again, _ = run(f"from {epoch}", ckpt=best, accumulate=accumulate)
+        assert (again.rows, again.steps) == (witness.rows, witness.steps)
+        assert ended == whole
+
+
+@pytest.mark.filterwarnings("ignore:the run was saved with total_steps")
+def test_a_run_that_a_limit_of_steps_ended_inside_an_epoch_goes_on_inside_it(run: Any) -> None:
+    _, whole, _ = run("whole", max_steps=14, max_epochs=-1)
+    run("run", max_steps=8, max_epochs=-1)
+    _, longer, _ = run("run", ckpt="last", max_steps=14, max_epochs=-1)
+    assert longer.steps == whole.steps
+
+
+class AlwaysShut(Callback):
+    def on_before_step_gate(self, trainer: Trainer, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            parameter.grad = torch.full_like(parameter, float("nan"))
+
+
+@pytest.mark.parametrize(
+    "savepoints",
+    [Savepoints(every_n_batches=3, every_minutes=None), Savepoints(None, every_minutes=1e-9)],
+)
+def test_it_saves_by_batches_and_by_time_while_the_gate_is_shut(
+    tmp_path: Path, savepoints: Savepoints
+) -> None:
+    saved: list[int] = []
+
+    class Watch(WholeCheckpoints):
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            saved.append(checkpoint["step_gate"]["gate"]["attempts"])
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_epochs=1,
+        limit_val_batches=0,
+        default_root_dir=tmp_path,
+        plugins=[Watch()],
+        callbacks=[AlwaysShut(), savepoints],
+    )
+    module = Forgetful()
+    trainer.fit(module, make_loader(), make_loader())
+    assert (module.gate.attempts, module.gate.steps) == (N_BATCHES, 0)
+    assert saved == ([0, 3, 6] if savepoints.every_n_batches else [0, 1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_an_interval_must_be_one(value: float) -> None:
+    with pytest.raises(ValueError, match=f"every_minutes must be above 0: got {value}"):
+        Savepoints(every_minutes=value)
