@@ -4,7 +4,6 @@ import argparse
 import shutil
 import signal
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from fault_runs import KINDS, TINY, Process, Reference, Tally, drawn, reference, run_folders
@@ -20,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this campaign alone."""
     parser.set_defaults(n=100)
     parser.add_argument("--chains", type=int, default=5, help="runs that are killed five times")
+    parser.add_argument("--kinds", type=int, default=len(KINDS), help="kinds of data and loaders")
     parser.add_argument("--keep", type=Path, help="folder for all runs (default: a temporary one)")
 
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> Tally:
     with tempfile.TemporaryDirectory() as temporary:
         home = options.keep or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        kinds = list(KINDS)[: max(options.n, options.chains)]
+        kinds = list(KINDS)[: options.kinds]
         whole = {
             kind: reference((*TINY, *KINDS[kind]), home / f"whole {number}")
             for number, kind in enumerate(kinds)
@@ -58,13 +58,13 @@ def _killed(whole: Reference, root: Path, seed: int, number: int, kills: int) ->
             return [f"only {done} of {kills} kills were made: no fault, no proof"]
         process = Process(words, said, fresh=fresh)
         if done == 0:
-            process.wait_until(lambda: bool(run_folders(root)))
+            process.wait_for_folder()
             start = process.cpu_seconds()
         else:
             start = whole.began  # the folder is there already; getting to it costs the same again
         # a chain's kills share the way, or the first one would leave nothing to kill
         moment = start + lots.uniform(0, (whole.ended - whole.began) / kills)
-        if process.wait_until(partial(_has_used, process, moment)):
+        if process.wait_for_cpu(moment):
             process.send(signal.SIGKILL)
         ended = any(map(has_ended, run_folders(root)))
         if process.wait() == -signal.SIGKILL and not ended:
@@ -75,7 +75,3 @@ def _killed(whole: Reference, root: Path, seed: int, number: int, kills: int) ->
     process = Process(words, said, fresh=fresh)
     exit_code = process.wait()
     return [f"{fault} (said in {said})" for fault in whole.faults(root, exit_code)]
-
-
-def _has_used(process: Process, seconds: float) -> bool:
-    return process.cpu_seconds() >= seconds

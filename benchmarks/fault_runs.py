@@ -59,6 +59,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """What is trained on, by which words: every loader that a run can have."""
 
+_REFERENCES: dict[tuple[str, ...], "Reference"] = {}
+
 
 @dataclass
 class Tally:
@@ -77,7 +79,7 @@ class Tally:
         hits, tries = self.figures.get(what, (0, 0))
         self.figures[what] = (hits + (not faults), tries + 1)
         self.misses += [f"{what}, {where}: {fault}" for fault in faults]
-        if faults or (tries + 1) % 10 == 0:
+        if faults or (tries + 1) % 20 == 0:
             print(f"{what}: {self.figures[what][0]} of {tries + 1}", flush=True)
 
     def line(self) -> str:
@@ -98,8 +100,9 @@ class Process:
     """
 
     def __init__(self, words: Sequence[str], said: Path, *, fresh: bool = False) -> None:
-        self.root = Path(next(w for w in words if "default_root_dir" in w).partition("=")[2])
         self.said = said
+        self.exit_code: int | None = None
+        self.root = Path(next(w for w in words if "default_root_dir" in w).partition("=")[2])
         with said.open("ab") as output:
             if fresh:
                 command = [sys.executable, str(ROOT / "train.py"), *words]
@@ -110,7 +113,6 @@ class Process:
             else:
                 sys.stdout.flush()
                 self.pid = os.fork() or _be_train(words, output.fileno())
-        self.exit_code: int | None = None
 
     def is_over(self) -> bool:
         """Whether it has ended; collects it then."""
@@ -148,7 +150,15 @@ class Process:
         except ProcessLookupError:
             pass
 
-    def wait_until(self, moment: Callable[[], bool]) -> bool:
+    def wait_for_folder(self) -> bool:
+        """Watch until the run has a folder; False if it was over before."""
+        return self._wait_until(lambda: bool(run_folders(self.root)))
+
+    def wait_for_cpu(self, seconds: float) -> bool:
+        """Watch until the run has used so much CPU time; False if it was over before."""
+        return self._wait_until(lambda: self.cpu_seconds() >= seconds)
+
+    def _wait_until(self, moment: Callable[[], bool]) -> bool:
         """Watch until a moment has come; False if the run was over before."""
         while not self.is_over():
             if moment():
@@ -212,7 +222,16 @@ class Reference:
 
 
 def reference(words: tuple[str, ...], root: Path) -> Reference:
-    """Run once without any fault, and measure when there is something to break."""
+    """Run once without any fault, and measure when there is something to break.
+
+    Campaigns of one process share what they find.
+    """
+    if words not in _REFERENCES:
+        _REFERENCES[words] = _undisturbed(words, root)
+    return _REFERENCES[words]
+
+
+def _undisturbed(words: tuple[str, ...], root: Path) -> Reference:
     process = Process([*words, f"trainer.default_root_dir={root}"], root.with_suffix(".txt"))
     began = ended = 0.0
     while not process.is_over():
@@ -236,9 +255,7 @@ def run_folders(root: Path) -> list[Path]:
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's log, without the run id; as text, since nan is not itself."""
     rows = read_rows(folder / "metrics.jsonl", run_id=read_provenance(folder).run_id)
-    return [
-        {key: repr(value) for key, value in row.items() if key != "run_id"} for row in rows
-    ]
+    return [{key: repr(value) for key, value in row.items() if key != "run_id"} for row in rows]
 
 
 def state_hash(folder: Path) -> str:

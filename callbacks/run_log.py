@@ -1,5 +1,6 @@
 """RunLog: the line of each epoch, and the files that tell later what happened."""
 
+import contextlib
 import json
 import logging
 import math
@@ -143,7 +144,8 @@ class RunLog(StepObserver):
     ) -> None:
         if self._rows is not None:
             row = {"kind": type(exception).__name__, "message": str(exception)}
-            self._write(trainer, "exception", row, step=trainer.global_step)
+            with contextlib.suppress(OSError):  # of a full disk the exception itself will tell
+                self._write(trainer, "exception", row, step=trainer.global_step)
         self._close()
 
     @override
@@ -196,7 +198,8 @@ class RunLog(StepObserver):
 
     def _close(self) -> None:
         if self._rows is not None:
-            self._length = self._rows.sync()
+            with contextlib.suppress(OSError):
+                self._length = self._rows.sync()
             self._rows.close()
         if self._text is not None:
             self._text.close()

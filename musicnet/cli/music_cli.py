@@ -18,7 +18,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from typing_extensions import override
 
 from musicnet.cli.objective import MetricWatch
-from musicnet.cli.resumption import TakenUp, take_up
 from musicnet.cli.refusals import (
     ALLOWED_IMPORTS,
     ConfigurationError,
@@ -26,6 +25,7 @@ from musicnet.cli.refusals import (
     one_line,
     with_key,
 )
+from musicnet.cli.resumption import TakenUp, take_up
 from musicnet.cli.schema import (
     ACCEPTED,
     OWN_ARGUMENTS,
@@ -257,6 +257,7 @@ class MusicCLI(LightningCLI):
         try:
             yield folder
         except BaseException:
+            self.release()
             folder.rmdir()
             raise
         self.run_folder = folder

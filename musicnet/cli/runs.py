@@ -202,9 +202,7 @@ def _outcome(cli: MusicCLI, ended_by: BaseException | None) -> Outcome:
         logger.error("stuck: %s", ended_by)
         return Outcome(exit_code=GATE_STUCK)
     if isinstance(ended_by, LeftOnSignalError):
-        logger.error(
-            "%s; all is in checkpoints/last.ckpt: go on with resume=auto", ended_by
-        )
+        logger.error("%s; all is in checkpoints/last.ckpt: go on with resume=auto", ended_by)
         return Outcome(exit_code=ENDED_BY_SIGNAL + ended_by.signum)
     return _ended(cli)
 

@@ -12,7 +12,7 @@ import shutil
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -75,7 +75,12 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """
     with open_atomically(path) as file:
         hashing = _Hashing(file)
-        torch.save(checkpoint, hashing)
+        try:
+            torch.save(checkpoint, cast(BinaryIO, hashing))
+        except RuntimeError:
+            if hashing.error is not None:
+                raise hashing.error from None  # torch speaks of positions where a disk is full
+            raise
         checksums = {path.name: hashing.digest.hexdigest()}
         keeps = path.name == LAST and path.exists()
         if keeps and (known := manifest.read_manifest(path.parent).get(LAST)):
@@ -159,11 +164,16 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
         self._file = file
 
     def write(self, data: bytes | memoryview) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

@@ -54,7 +54,7 @@ class LeaveRequests:
             return {}
         return {signum: signal.signal(signum, self._heard) for signum in SIGNALS}
 
-    def _heard(self, signum: int, frame: FrameType | None) -> None:
+    def _heard(self, signum: int, _: FrameType | None) -> None:
         if os.getpid() != self._process:
             # A forked worker. A terminal asks all processes at once: the run itself answers.
             if signum in (signal.SIGTERM, signal.SIGUSR1):

@@ -74,9 +74,7 @@ def restore_open_means(trainer: Trainer, means: list[dict[str, Any]]) -> None:
     for entry in means:
         meta = _Metadata(reduce_fx=entry["reduce"], **{name: entry[name] for name in _META})
         should, rank_zero_only = entry["sync"]
-        meta.sync = _Sync(
-            fn=trainer.strategy.reduce, _should=should, rank_zero_only=rank_zero_only
-        )
+        meta.sync = _Sync(fn=trainer.strategy.reduce, _should=should, rank_zero_only=rank_zero_only)
         metric = _ResultMetric(meta, is_tensor=True)
         metric.value = entry["value"].to(device)
         if entry["weight"] is not None:

@@ -1,4 +1,4 @@
-"""Saves a run so often that a kill costs little, and takes it up as if it had never been broken off.
+"""Saves a run so often that a kill costs little, and takes it up as if nothing had happened.
 
 It saves between two batches, when every hook of the last one has run, and puts into every
 checkpoint of the trainer what Lightning leaves out.
@@ -171,10 +171,11 @@ class Savepoints(Callback):
                 trainer._logger_connector._first_loop_iter = False
             self._loaded = self._position = None
             self._batches_since = 0
-        elif not getattr(pl_module, "is_accumulating", False):  # gradients are in no checkpoint
+        elif self._is_between_steps(trainer) and (
             # before its first batch a loader that counts by itself cannot be asked any more
-            if batch_idx > 0 or not self._counting_loaders(trainer):
-                self._save_if_asked(trainer, is_due=self._is_due(batch_idx))
+            batch_idx > 0 or not self._counting_loaders(trainer)
+        ):
+            self._save_if_asked(trainer, is_due=self._is_due(batch_idx))
         self._loader_states = None
         self._batches_since += 1
 
@@ -194,9 +195,7 @@ class Savepoints(Callback):
     @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Do not keep whoever asks waiting for the end of a validation."""
-        if self._random is not None and not getattr(
-            trainer.lightning_module, "is_accumulating", False
-        ):
+        if self._random is not None and self._is_between_steps(trainer):
             self._save_if_asked(trainer, is_due=False)
 
     @override
@@ -240,6 +239,10 @@ class Savepoints(Callback):
             return True
         minutes = (time.monotonic() - self._saved_at) / 60
         return self.every_minutes is not None and minutes >= self.every_minutes
+
+    def _is_between_steps(self, trainer: Trainer) -> bool:
+        """Whether nothing is under way that no checkpoint holds, as gradients are."""
+        return not getattr(trainer.lightning_module, "is_accumulating", False)
 
     def _counting_loaders(self, trainer: Trainer) -> bool:
         loaders = _loaders(trainer)

@@ -7,11 +7,6 @@ however it ends, so that a killed run can be taken up at once.
 import os
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # no POSIX: two starts then share a folder only if told to
-    fcntl = None  # type: ignore[assignment]
-
 
 class FolderTakenError(RuntimeError):
     """Another process is at work in the folder."""
@@ -39,32 +34,35 @@ class RunLock:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._descriptor: int | None = None
-        if fcntl is None:
-            return
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise FolderTakenError(
-                f"each run needs a folder of its own: got {folder}, where another process is at "
-                "work. Wait for it, or start a new run."
-            ) from error
-        except OSError:
-            os.close(descriptor)  # a file system that knows no locks
-            return
-        self._descriptor = descriptor
+        self._descriptor = _locked(Path(folder))
         # a forked worker that outlives its killed parent would hold the lock on
         os.register_at_fork(after_in_child=self._close)
 
     def release(self) -> None:
         """Let others have the folder."""
-        if self._descriptor is not None and fcntl is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._close()
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Open the folder and lock it; None where the system, or the file system, knows no locks."""
+    if os.name != "posix":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            return None
+        raise FolderTakenError(
+            f"each run needs a folder of its own: got {folder}, where another process is at work. "
+            "Wait for it, or start a new run."
+        ) from error
+    return descriptor

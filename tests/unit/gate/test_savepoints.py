@@ -83,7 +83,7 @@ class Forgetful(GatedModule):
         self.head = nn.Linear(8, 1)
 
     def compute_loss(self, batch: Tensor, batch_idx: int) -> Tensor:
-        noise = random.random() + np.random.rand()
+        noise = random.random() + np.random.rand()  # noqa: NPY002
         loss = (self.head(self.backbone(batch)) - noise).square().mean()
         self.log("train/noise_max", noise, on_step=False, on_epoch=True, reduce_fx="max")
         return loss
@@ -177,7 +177,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[str | None, Witness, Trainer]]:
         **settings: Any,
     ) -> tuple[str | None, Witness, Trainer]:
         random.seed(1)
-        np.random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
         witness = Witness(break_at)
         folder = tmp_path / name
         trainer = Trainer(
