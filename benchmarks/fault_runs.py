@@ -1,12 +1,14 @@
 """Real runs of `train.py` in processes of their own, watched, hit at a drawn moment, and compared.
 
-Most processes are forked from this one, which has imported everything and run nothing: what they
-then run is `train.py` itself, as `python train.py` does. A share is started afresh.
+Most processes are forked from this one, which has imported everything and built one run, but
+trained nothing: what they then run is `train.py` itself, from its first line, as
+`python train.py` does. A share is started afresh.
 """
 
 import ctypes
 import hashlib
 import json
+import logging
 import os
 import random
 import runpy
@@ -20,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
+from omegaconf import OmegaConf
 
-import callbacks as _  # noqa: F401  imported here, so that forked runs need not
+from musicnet.cli import MusicCLI, console, launch_environment
 from musicnet.gate.checkpoint_files import read_checkpoint_file
 from musicnet.records.append_log import read_rows
 from musicnet.records.provenance import read_provenance
@@ -163,7 +167,7 @@ class Process:
         while not self.is_over():
             if moment():
                 return True
-            time.sleep(0.001)
+            time.sleep(0.002)
         return False
 
 
@@ -226,9 +230,25 @@ def reference(words: tuple[str, ...], root: Path) -> Reference:
 
     Campaigns of one process share what they find.
     """
+    if not _REFERENCES:
+        _warm_up(words, root)
     if words not in _REFERENCES:
         _REFERENCES[words] = _undisturbed(words, root)
     return _REFERENCES[words]
+
+
+def _warm_up(words: tuple[str, ...], root: Path) -> None:
+    """Import what only a run that is being built imports, so that forked ones need not."""
+    with console(), launch_environment():
+        tree = OmegaConf.to_container(_composed(words), resolve=True)
+        tree["trainer"]["default_root_dir"] = str(root.with_name("warm"))
+        MusicCLI(tree).release()
+    logging.getLogger().handlers.clear()
+
+
+def _composed(words: tuple[str, ...]) -> Any:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return hydra.compose("train", overrides=list(words))
 
 
 def _undisturbed(words: tuple[str, ...], root: Path) -> Reference:
