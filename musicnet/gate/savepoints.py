@@ -195,7 +195,9 @@ class Savepoints(Callback):
     @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Do not keep whoever asks waiting for the end of a validation."""
-        if self._random is not None and self._is_between_steps(trainer):
+        # ranks need not have equally many batches here, and must not wait for each other
+        alone = trainer.world_size == 1
+        if alone and self._random is not None and self._is_between_steps(trainer):
             self._save_if_asked(trainer, is_due=False)
 
     @override
