@@ -206,8 +206,9 @@ class Savepoints(Callback):
         self._random = None
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt` now; all ranks call this together."""
-        trainer.save_checkpoint(self.path(trainer), weights_only=False)
+        """Write `last.ckpt` now; all ranks call this together. A `fast_dev_run` leaves nothing."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path(trainer))
         self._batches_since = 0
         self._saved_at = time.monotonic()
 

@@ -103,6 +103,14 @@ def test_resume_auto_goes_on_in_the_folder_of_the_run(
     assert {n: (broken_run / n).read_bytes() for n in kept} == kept
     assert json.loads((broken_run / "outcome.json").read_text())["exit_code"] == 3
     assert not list(broken_run.rglob("*.tmp"))
+    # killed after its last save, it has nothing left to do but to say how it ended
+    (broken_run / "outcome.json").unlink()
+    verdict = (broken_run / "verdict.json").read_bytes()
+    again = hydra_door(*SAVING, "resume=auto")
+    assert (again.exit_code, again.new) == (3, [])
+    assert same(state(broken_run), state(whole_run))
+    assert rows(broken_run) == rows(whole_run)
+    assert (broken_run / "verdict.json").read_bytes() == verdict
     # it has ended now, and is not taken up again
     assert len(hydra_door(*SAVING, "resume=auto").new) == 1
 

@@ -139,7 +139,7 @@ def test_what_is_no_checkpoint_is_refused_without_a_manifest_too(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "a.ckpt").write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match="a.ckpt must be a whole checkpoint"):
+    with pytest.raises(DamagedCheckpointError, match=r"a\.ckpt must be a whole checkpoint"):
         read_checkpoint_file(tmp_path / "a.ckpt")
 
 

@@ -23,5 +23,5 @@ def test_it_leaves_out_once_what_was_trained_on(n_workers: int) -> None:
 
 def test_a_sampler_that_cannot_leave_out_is_refused() -> None:
     sampler = BatchSampler(SequentialSampler([1]), batch_size=1, drop_last=False)
-    with pytest.raises(TypeError, match="got BatchSampler. Use ResumableBatches"):
+    with pytest.raises(TypeError, match=r"got BatchSampler\. Use ResumableBatches"):
         ResumableLoader([1], batch_sampler=sampler).resume_at(0, 1)
