@@ -81,10 +81,10 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
             if hashing.error is not None:
                 raise hashing.error from None  # torch speaks of positions where a disk is full
             raise
-        checksums = {path.name: hashing.digest.hexdigest()}
+        checksums = {path.name: [hashing.digest.hexdigest()]}
         keeps = path.name == LAST and path.exists()
         if keeps and (known := manifest.read_manifest(path.parent).get(LAST)):
-            checksums[PREVIOUS] = known[0]
+            checksums[PREVIOUS] = known
         manifest.announce(path.parent, checksums)
         if keeps:
             _keep(path, path.with_name(PREVIOUS))

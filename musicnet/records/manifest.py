@@ -1,40 +1,42 @@
 """Checksums of the files in a folder, so that a damaged one is never taken for a whole one.
 
 A file's name and sha256 come in; `manifest.json` beside the files goes out. A new checksum is
-entered before the file takes its name and the old one stays beside it: whenever the writer is
-killed, the file that lies there has one of the two.
+entered before the file takes its name and the old ones stay beside it: whenever the writer is
+killed, the file that lies there has one of them.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from musicnet.records.atomic_files import write_json
 
 FILE_NAME = "manifest.json"
+_KEPT = 16
+"""Checksums that a file may have: any of them is that of a file that was saved as a whole."""
 
 
-def announce(folder: str | Path, checksums: Mapping[str, str]) -> None:
+def announce(folder: str | Path, checksums: Mapping[str, Sequence[str]]) -> None:
     """Enter the checksums that files of a folder are about to have.
 
     Args:
         folder: of the files.
-        checksums: sha256 by file name.
+        checksums: sha256 by file name; several where it is not known which one comes.
 
     Example:
         >>> folder = getfixture("tmp_path")
-        >>> announce(folder, {"a": hashlib.sha256(b"old").hexdigest()})
-        >>> announce(folder, {"a": hashlib.sha256(b"new").hexdigest()})
+        >>> announce(folder, {"a": [hashlib.sha256(b"old").hexdigest()]})
+        >>> announce(folder, {"a": [hashlib.sha256(b"new").hexdigest()]})
         >>> [is_whole(folder / "a", content) for content in (b"old", b"new", b"odd")]
         [True, True, False]
         >>> is_whole(folder / "b", b"anything") is None
         True
     """
     known = read_manifest(folder)
-    for name, checksum in checksums.items():
-        older = [one for one in known.get(name, []) if one != checksum]
-        known[name] = [checksum, *older[:1]]
+    for name, coming in checksums.items():
+        # writers may be killed one after another before the file has taken its name
+        known[name] = list(dict.fromkeys([*coming, *known.get(name, [])]))[:_KEPT]
     write_json(Path(folder) / FILE_NAME, known)
 
 
