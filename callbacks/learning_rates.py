@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
@@ -36,8 +37,18 @@ class LearningRates(StepObserver):
         self._shown_epoch: int | None = None
 
     @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._shown_epoch = None
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._shown_epoch = None  # before a checkpoint is read, which may bring it back
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"shown_epoch": self._shown_epoch}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._shown_epoch = state_dict["shown_epoch"]
 
     @override
     def on_step_gate(

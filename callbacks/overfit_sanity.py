@@ -13,6 +13,7 @@ from callbacks.observing import StepObserver, parameters_by_group, total_norm
 from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, judge
 from musicnet.gate.step_gate import StepReport, group_norms
 from musicnet.records import provenance
+from musicnet.records.plain_data import to_plain
 from musicnet.records.process_time import seconds_since_start
 from musicnet.records.provenance import read_provenance
 
@@ -83,6 +84,7 @@ class OverfitSanity(StepObserver):
 
     def _forget(self) -> None:
         self.verdict = None
+        self._earlier: Verdict | None = None
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._train: dict[str, float] = {}
@@ -163,9 +165,14 @@ class OverfitSanity(StepObserver):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.verdict is None:
-            self._faults.append("nothing was trained: the run ended before its first batch")
-            self._judge(trainer)
+        if self.verdict is not None:
+            return
+        earlier, run_id = self._earlier, _run_id(self._folder(trainer))
+        if earlier is not None and earlier.run_id is not None and earlier.run_id == run_id:
+            self.verdict = earlier  # all was done and judged when this run was broken off
+            return
+        self._faults.append("nothing was trained: the run ended before its first batch")
+        self._judge(trainer)
 
     @override
     def on_exception(
@@ -187,6 +194,11 @@ class OverfitSanity(StepObserver):
             "train": self._train,
             "skipped": self._skipped,
             "faults": self._faults,
+            "last": self._last,
+            "validated_step": self._validated_step,
+            "epoch_start_step": self._epoch_start_step,
+            "steps": self._steps,
+            "verdict": None if self.verdict is None else to_plain(self.verdict),
         }
 
     @override
@@ -196,6 +208,12 @@ class OverfitSanity(StepObserver):
         self._train = dict(state_dict["train"])
         self._skipped = int(state_dict["skipped"])
         self._faults = list(state_dict["faults"])
+        self._last = dict(state_dict.get("last", {}))
+        self._validated_step = state_dict.get("validated_step")
+        self._epoch_start_step = int(state_dict.get("epoch_start_step", 0))
+        self._steps = state_dict.get("steps")
+        verdict = state_dict.get("verdict")
+        self._earlier = None if verdict is None else Verdict(**_with_tuples(verdict))
 
     def _is_asked(self, trainer: Trainer) -> bool:
         return self.when == "always" or trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -205,19 +223,21 @@ class OverfitSanity(StepObserver):
             return
         evidence = self._evidence(trainer)
         self._start = None
-        folder = Path(trainer.default_root_dir if self.folder is None else self.folder)
-        has_origin = (folder / provenance.FILE_NAME).exists()
+        folder = self._folder(trainer)
         self.verdict = judge(
             evidence,
             self._bars,
             seconds=seconds_since_start(),
-            run_id=read_provenance(folder).run_id if has_origin else None,
+            run_id=_run_id(folder),
         )
         if not trainer.is_global_zero:
             return
         self.verdict.write(folder)
         level = logging.INFO if self.verdict.verdict == "pass" else logging.WARNING
         log.log(level, "%s", "; ".join([f"Verdict: {self.verdict.verdict}", *self.verdict.reasons]))
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir if self.folder is None else self.folder)
 
     def _deltas(self) -> dict[str, float] | None:
         """How far the groups have gone, and a note for good of those that have moved at all."""
@@ -268,6 +288,15 @@ class _Weights:
     def _way(self, name: str) -> list[Tensor]:
         pairs = zip(self._now[name], self._then[name], strict=True)
         return [now.detach() - then for now, then in pairs]
+
+
+def _run_id(folder: Path) -> str | None:
+    has_origin = (folder / provenance.FILE_NAME).exists()
+    return read_provenance(folder).run_id if has_origin else None
+
+
+def _with_tuples(verdict: dict[str, Any]) -> dict[str, Any]:
+    return verdict | {"reasons": tuple(verdict["reasons"])}
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:

@@ -49,10 +49,21 @@ class ParameterDelta(StepObserver):
         self._before: dict[str, list[Tensor]] | None = None
 
     @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._attempts = 0
-        self._is_owed = False
-        self._before = None
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":  # before a checkpoint is read, which may bring these back
+            self._attempts = 0
+            self._is_owed = False
+            self._before = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"attempts": self._attempts, "is_owed": self._is_owed}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._attempts = int(state_dict["attempts"])
+        self._is_owed = bool(state_dict["is_owed"])
 
     @override
     def on_before_step_gate(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,5 +1,6 @@
 """RunLog: the line of each epoch, and the files that tell later what happened."""
 
+import contextlib
 import json
 import logging
 import math
@@ -68,19 +69,30 @@ class RunLog(StepObserver):
         self._cadence = Cadence(every_n)
         self._rows: AppendLog | None = None
         self._text: _TextLog | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self._validated = False
         self._attempts = self._stepped = 0
+        self._loaded_id: str | None = None
+        self._length: int | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._forget()  # before a checkpoint is read, which may bring it back
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = False
-        self._attempts = self._stepped = 0
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir if self.folder is None else self.folder)
         origin = _origin_of_run(folder, self.run_id, trainer, pl_module)
         self.run_id = origin.run_id
-        self._rows = AppendLog(folder / _LOG_NAME, run_id=origin.run_id)
+        goes_on = self._loaded_id == origin.run_id
+        keep = self._length if goes_on else None
+        self._rows = AppendLog(folder / _LOG_NAME, run_id=origin.run_id, keep=keep)
         self._text = _TextLog(folder / "train.log")
         log.info("Run %s, started %s", origin.run_id, origin.started)
 
@@ -132,7 +144,8 @@ class RunLog(StepObserver):
     ) -> None:
         if self._rows is not None:
             row = {"kind": type(exception).__name__, "message": str(exception)}
-            self._write(trainer, "exception", row, step=trainer.global_step)
+            with contextlib.suppress(OSError):  # of a full disk the exception itself will tell
+                self._write(trainer, "exception", row, step=trainer.global_step)
         self._close()
 
     @override
@@ -141,12 +154,24 @@ class RunLog(StepObserver):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"run_id": self.run_id}
+        if self._rows is not None:
+            self._length = self._rows.sync()  # a checkpoint never knows rows that the disk does not
+        return {
+            "run_id": self.run_id,
+            "length": self._length,
+            "validated": self._validated,
+            "attempts": self._attempts,
+            "stepped": self._stepped,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A resumed run goes on in its own folder; in a new folder it is a new run.
-        self.run_id = state_dict["run_id"]
+        self.run_id = self._loaded_id = state_dict["run_id"]
+        self._length = state_dict.get("length")
+        self._validated = bool(state_dict.get("validated", False))
+        self._attempts = int(state_dict.get("attempts", 0))
+        self._stepped = int(state_dict.get("stepped", 0))
 
     def _metrics_of_epoch(self, trainer: Trainer) -> dict[str, float]:
         metrics = {
@@ -173,6 +198,8 @@ class RunLog(StepObserver):
 
     def _close(self) -> None:
         if self._rows is not None:
+            with contextlib.suppress(OSError):
+                self._length = self._rows.sync()
             self._rows.close()
         if self._text is not None:
             self._text.close()

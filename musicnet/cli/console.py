@@ -27,6 +27,7 @@ _NOISE_WARNINGS = (
     # An evaluation saves nothing, and a fit that goes on from a checkpoint saves in its own folder.
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*dirpath has changed from.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
     ".*number of training batches .* is smaller than the logging interval.*",
 )
 

@@ -25,6 +25,7 @@ from musicnet.cli.refusals import (
     one_line,
     with_key,
 )
+from musicnet.cli.resumption import TakenUp, take_up
 from musicnet.cli.schema import (
     ACCEPTED,
     OWN_ARGUMENTS,
@@ -37,9 +38,13 @@ from musicnet.cli.schema import (
 )
 from musicnet.cli.trained_weights import check_checkpoint, differences
 from musicnet.cli.trainer_settings import trainer_fault
+from musicnet.gate.checkpoint_files import WholeCheckpoints
 from musicnet.gate.gated_module import GatedModule
+from musicnet.gate.savepoints import Savepoints
+from musicnet.learning.data import RecordedData
 from musicnet.records.atomic_files import write_text
 from musicnet.records.run_folder import make_run_folder, new_run_id
+from musicnet.records.run_lock import RunLock
 
 Verb = Literal["fit", "validate", "test", "predict"]
 _VERBS_WITH_FOLDER: tuple[Verb, ...] = ("fit", "predict")
@@ -66,6 +71,12 @@ class MusicCLI(LightningCLI):
         verb: what shall be run; what leaves files gets a run folder below
             `trainer.default_root_dir`.
         run_folder: a folder that is there already: another rank of this run has made it.
+        checkpoint: what that rank goes on from, if the run is taken up again.
+
+    Attributes:
+        taken_up: the run that goes on in its own folder; None in a new run.
+        checkpoint: what the run starts from; None starts anew.
+        savepoints: the callback that saves.
 
     Raises:
         ConfigurationError: something in `args` cannot be run; one line says what.
@@ -76,10 +87,16 @@ class MusicCLI(LightningCLI):
         args: Mapping[str, Any] | Sequence[str],
         verb: Verb = "fit",
         run_folder: Path | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
         self.verb = verb
         self.run_folder = run_folder
+        self.checkpoint = checkpoint
         self.run_id = new_run_id()
+        self.taken_up: TakenUp | None = None
+        self.savepoints: Savepoints | None = None
+        self._resume: str | None = None
+        self._lock: RunLock | None = None
         self.watch: MetricWatch | None = None
         self._tree = shared_first(args) if isinstance(args, Mapping) else {}
         set_parsing_settings(
@@ -132,6 +149,8 @@ class MusicCLI(LightningCLI):
         ):
             if fault:
                 raise ConfigurationError(fault)
+        # How a run is started is no part of what it is: a resumed one is the same run.
+        self._resume, self.config["resume"] = self.config.resume, None
         callbacks = self.config.callbacks or {}
         if not isinstance(args, dict) and None in callbacks.values():
             check_switched_off(callbacks, callbacks_in_files(args))
@@ -149,12 +168,36 @@ class MusicCLI(LightningCLI):
                 "model and data must speak of the same scene: got different ones "
                 f"({', '.join(differences(*scenes))}). Set scene once, for both."
             )
-        if self.config.ckpt_path is not None:
-            check_checkpoint(Path(self.config.ckpt_path), model)
+        if self.run_folder is None and self.config.ckpt_path is not None:
+            self.checkpoint = Path(self.config.ckpt_path)
+        if self.verb == "fit" and self._resume is not None:
+            self._take_up(self._resume)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint, model)
         elif self.verb != "fit":
             raise ConfigurationError(
                 f"{self.verb} needs trained weights: got no checkpoint. "
                 "Add --ckpt_path <run>/checkpoints/last.ckpt."
+            )
+
+    def _take_up(self, word: str) -> None:
+        """Go on in the folder of a run that was broken off, if there is one."""
+        root = Path(self.config.trainer.default_root_dir or "runs").absolute()
+        self.taken_up = take_up(word, root, self.config.experiment, self.config_dump)
+        if self.taken_up is not None:
+            self.run_folder, self._lock = self.taken_up.folder, self.taken_up.lock
+            self.run_id = self.taken_up.origin.run_id
+            self.checkpoint = self.taken_up.checkpoint or self.checkpoint
+
+    def _check_data(self) -> None:
+        """Refuse to go on with a recording that is not the one that the run began with."""
+        if self.taken_up is None or not isinstance(self.datamodule, RecordedData):
+            return
+        before, now = self.taken_up.origin.data_hash, self.datamodule.recording.sha256
+        if before != now:
+            raise ConfigurationError(
+                f"data.init_args.path must be the file that the run began with: got "
+                f"{self.datamodule.path} with sha256 {now}, not {before}. Restore it."
             )
 
     @override
@@ -162,6 +205,7 @@ class MusicCLI(LightningCLI):
         """Give the trainer the callbacks and the run its folder."""
         # A file that does not fit is found now, before there is a folder. Lightning does it again.
         self.datamodule.setup(self.verb)
+        self._check_data()
         chosen = self.config_init["callbacks"] or {}
         callbacks = [callback for callback in chosen.values() if callback is not None]
         if self.verb != "fit":
@@ -171,9 +215,16 @@ class MusicCLI(LightningCLI):
         else:
             self.watch = MetricWatch(self._awaited_metrics(chosen))
             callbacks.insert(0, self.watch)
+            found = [entry for entry in callbacks if isinstance(entry, Savepoints)]
+            # without any, a signal must find somebody who saves all the same
+            self.savepoints = found[0] if found else Savepoints(None, None, only_on_request=True)
+            callbacks += [] if found else [self.savepoints]
             if not any(isinstance(entry, Checkpoint) for entry in callbacks):
                 # else Lightning puts one of its own in the place of one that was switched off
                 kwargs["enable_checkpointing"] = bool(self.config.trainer.enable_checkpointing)
+        plugins = self.config_init.trainer.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         if self.verb not in _VERBS_WITH_FOLDER:
             return super().instantiate_trainer(**kwargs, callbacks=callbacks)
         with self._new_folder() as folder:
@@ -202,9 +253,16 @@ class MusicCLI(LightningCLI):
         root = self.config.trainer.default_root_dir or "runs"
         now = datetime.now().astimezone()
         folder = make_run_folder(Path(root).absolute(), self.config.experiment, now, self.run_id)
+        self._lock = RunLock(folder)
         try:
             yield folder
         except BaseException:
+            self.release()
             folder.rmdir()
             raise
         self.run_folder = folder
+
+    def release(self) -> None:
+        """Let other processes have the run folder."""
+        if self._lock is not None:
+            self._lock.release()

@@ -4,11 +4,11 @@ A MusicCLI comes in; an Outcome goes out. Other ranks of a distributed fit get t
 through the environment, since Lightning starts them with the command line of the first.
 """
 
+import errno
 import json
 import logging
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from musicnet.cli.music_cli import MusicCLI
 from musicnet.cli.objective import find
 from musicnet.cli.refusals import ConfigurationError, one_line
 from musicnet.diagnosis.verdict import EXIT_CODES, Verdict
+from musicnet.gate.leaving import LeftOnSignalError, leave_requests
 from musicnet.gate.step_gate import GateStuckError
 from musicnet.learning.data import RecordedData
 from musicnet.records.atomic_files import open_atomically
 from musicnet.records.provenance import collect_provenance
+from musicnet.records.run_outcome import write_outcome
 from musicnet.scene.sources import Sources
 
 BAD_INPUT = 1
@@ -35,11 +36,13 @@ GATE_STUCK = 5
 ENDED_BY_SIGNAL = 128
 """Exit codes beside 0 and those of a verdict (3 and 4); to the last, a signal adds its number."""
 
-_TREE, _FOLDER = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER"
+_TREE, _FOLDER, _CHECKPOINT = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER", "MUSICNET_CHECKPOINT"
 _LAUNCH_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", _TREE, _FOLDER),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", _TREE, _FOLDER, _CHECKPOINT),
 )
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ def run_verb(cli: MusicCLI) -> Outcome:
         return _fit(cli)
     # The checkpoint was read and compared with the model when the model was built.
     answer = getattr(cli.trainer, cli.verb)(
-        cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
+        cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True
     )
     if cli.verb == "predict":
         _keep_predictions(cli, answer)
@@ -82,7 +85,12 @@ def inherited_cli() -> MusicCLI | None:
     """What this process shall fit if it is a further rank of another's run, else None."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or _TREE not in os.environ:
         return None
-    return MusicCLI(json.loads(os.environ[_TREE]), run_folder=Path(os.environ[_FOLDER]))
+    checkpoint = os.environ.get(_CHECKPOINT)
+    return MusicCLI(
+        json.loads(os.environ[_TREE]),
+        run_folder=Path(os.environ[_FOLDER]),
+        checkpoint=Path(checkpoint) if checkpoint else None,
+    )
 
 
 @contextmanager
@@ -104,37 +112,73 @@ def _fit(cli: MusicCLI) -> Outcome:
     folder = Path(cli.trainer.default_root_dir)
     is_first_rank = cli.trainer.is_global_zero
     os.environ[_TREE], os.environ[_FOLDER] = json.dumps(cli.config_dump), str(folder)
-    if is_first_rank:
-        _write_provenance(cli)
-    ended_by: BaseException | None = None
+    os.environ[_CHECKPOINT] = str(cli.checkpoint or "")
+    with leave_requests() as requests, _closing(cli):
+        if is_first_rank and cli.taken_up is None:
+            _write_provenance(cli)
+        if cli.savepoints is not None:
+            cli.savepoints.requests = requests
+        ended_by = _train(cli, folder)
+        with _last_lines(cli):
+            try:
+                outcome = _outcome(cli, ended_by)
+            except ConfigurationError:
+                _note_end(cli, BAD_INPUT)
+                raise
+            if not isinstance(ended_by, LeftOnSignalError):
+                _note_end(cli, outcome.exit_code)
+            if is_first_rank and (verdict := _verdict(cli)) is not None:
+                logger.info(_summary(verdict))
+            if is_first_rank:
+                logger.info("run: %s", os.path.relpath(folder))
+    # Anything but 0 makes Lightning kill the first rank before it has spoken.
+    return outcome if is_first_rank else Outcome(exit_code=0)
+
+
+def _train(cli: MusicCLI, folder: Path) -> BaseException | None:
+    """Fit; give what ended it before its time, if that was to be expected."""
+    if cli.taken_up is not None and cli.taken_up.checkpoint is None:
+        # what it did before its first checkpoint is done again
+        for name in ("metrics.jsonl", "train.log"):
+            (folder / name).unlink(missing_ok=True)
     try:
         cli.trainer.fit(
-            cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
+            cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True
         )
     except (ValueError, TypeError, MisconfigurationException) as error:
         # Before anything was trained, only the configuration can be the cause.
         has_trained = cli.watch is None or cli.watch.has_trained
         if has_trained and not isinstance(error, ConfigurationError | MisconfigurationException):
             raise
-        if is_first_rank and not has_trained:
+        if cli.trainer.is_global_zero and not has_trained and cli.taken_up is None:
             shutil.rmtree(folder)
         logger.debug("refused", exc_info=error)
         raise ConfigurationError(one_line(error)) from error
-    except (GateStuckError, SIGTERMException) as error:
-        ended_by = error
-    except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit of its own.
-        if not isinstance(error.__context__, KeyboardInterrupt):
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
             raise
-        ended_by = error
-    with _last_lines(cli):
-        outcome = _outcome(cli, ended_by)
-        if is_first_rank and (verdict := _verdict(cli)) is not None:
-            logger.info(_summary(verdict))
-        if is_first_rank:
-            logger.info("run: %s", os.path.relpath(folder))
-    # Anything but 0 makes Lightning kill the first rank before it has spoken.
-    return outcome if is_first_rank else Outcome(exit_code=0)
+        raise ConfigurationError(
+            f"the run needs room for its files: got {os.strerror(error.errno)} in {folder}. What "
+            "was saved before is whole: make room, and go on with resume=auto."
+        ) from error
+    except (GateStuckError, LeftOnSignalError) as error:
+        return error
+    return None
+
+
+@contextmanager
+def _closing(cli: MusicCLI) -> Iterator[None]:
+    """Let others have the folder when the run has done with it."""
+    try:
+        yield
+    finally:
+        cli.release()
+
+
+def _note_end(cli: MusicCLI, exit_code: int) -> None:
+    """There is nothing left to take up."""
+    if cli.trainer.is_global_zero:
+        write_outcome(cli.trainer.default_root_dir, run_id=cli.run_id, exit_code=exit_code)
 
 
 @contextmanager
@@ -157,9 +201,9 @@ def _outcome(cli: MusicCLI, ended_by: BaseException | None) -> Outcome:
     if isinstance(ended_by, GateStuckError):
         logger.error("stuck: %s", ended_by)
         return Outcome(exit_code=GATE_STUCK)
-    if ended_by is not None:
-        is_term = isinstance(ended_by, SIGTERMException)
-        return _interrupted(cli, signal.SIGTERM if is_term else signal.SIGINT)
+    if isinstance(ended_by, LeftOnSignalError):
+        logger.error("%s; all is in checkpoints/last.ckpt: go on with resume=auto", ended_by)
+        return Outcome(exit_code=ENDED_BY_SIGNAL + ended_by.signum)
     return _ended(cli)
 
 
@@ -228,9 +272,3 @@ def _summary(verdict: Verdict) -> str:
     }
     told = ", ".join(form.format(value) for form, value in numbers.items() if value is not None)
     return f"verdict: {verdict.verdict} ({told})"
-
-
-def _interrupted(cli: MusicCLI, signum: signal.Signals) -> Outcome:
-    cli.trainer.save_checkpoint(Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-    logger.error("ended by %s; the weights are in checkpoints/last.ckpt", signum.name)
-    return Outcome(exit_code=ENDED_BY_SIGNAL + signum)

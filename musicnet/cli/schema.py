@@ -22,6 +22,7 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "objective": Objective,
     "callbacks": dict[str, Callback | None],
     "ckpt_path": str | None,
+    "resume": str | None,
 }
 """What a run has beside trainer, model and data."""
 

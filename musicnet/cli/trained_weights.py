@@ -1,12 +1,10 @@
 """Does a checkpoint fit the model that was asked for? A ConfigurationError says why not."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
 from musicnet.cli.refusals import ConfigurationError
+from musicnet.gate.checkpoint_files import DamagedCheckpointError, read_checkpoint_file
 
 
 def check_checkpoint(path: Path, model: dict[str, Any]) -> None:
@@ -16,12 +14,12 @@ def check_checkpoint(path: Path, model: dict[str, Any]) -> None:
             f"ckpt_path must be a local file: got {path}. It is not there, or not a file."
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint_file(path)
         saved = dict(checkpoint["hyper_parameters"])
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+    except (OSError, DamagedCheckpointError, KeyError, TypeError) as error:
+        why = f"without {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigurationError(
-            f"ckpt_path must be a whole checkpoint of this program: got {path} "
-            f"({type(error).__name__})."
+            f"ckpt_path must be a whole checkpoint of this program: got {path} ({why.rstrip('.')})."
         ) from error
     saved.pop("_instantiator", None)
     wanted = {"_class_path": model["class_path"], **model["init_args"]}

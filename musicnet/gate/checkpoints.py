@@ -32,6 +32,23 @@ class RunShape:
     world_size: int
 
 
+@dataclass(frozen=True)
+class EpochCounts:
+    """Where the epoch that is going on began.
+
+    Args:
+        is_open: Whether a batch of it was trained on.
+        steps_before: Real steps of the run before it.
+        attempts_before: Attempts of the run before it.
+        has_told_of_loss: Whether the run has warned of a loss that is not finite.
+    """
+
+    is_open: bool
+    steps_before: int
+    attempts_before: int
+    has_told_of_loss: bool
+
+
 def fingerprints(module: nn.Module, groups: Sequence[ParameterGroup]) -> dict[str, str]:
     """Tell parameter groups apart by the names of their parameters.
 
@@ -102,6 +119,24 @@ def load_harness(
             stacklevel=2,
         )
     return RunShape(**state["shape"])
+
+
+def save_epoch(checkpoint: dict[str, Any], counts: EpochCounts) -> None:
+    """Add the counts of the epoch that is going on to the entry of `save_harness`."""
+    checkpoint[KEY]["epoch"] = asdict(counts)
+
+
+def load_epoch(checkpoint: dict[str, Any], gate: StepGate) -> EpochCounts:
+    """Give the counts of the epoch that was going on; without any, as if it began now."""
+    state = checkpoint.get(KEY, {}).get("epoch")
+    if state is None:
+        return EpochCounts(
+            is_open=False,
+            steps_before=gate.steps,
+            attempts_before=gate.attempts,
+            has_told_of_loss=False,
+        )
+    return EpochCounts(**state)
 
 
 def compare_shapes(saved: RunShape, now: RunShape) -> None:

@@ -166,6 +166,11 @@ class GatedModule(LightningModule):
             # now, since a validation may save a checkpoint before the hooks of the epoch's end
             self._step_epoch_schedulers()
 
+    @property
+    def is_accumulating(self) -> bool:
+        """Whether an accumulation window is open, whose gradients no checkpoint holds."""
+        return self._open_batches > 0
+
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Evaluate inside with the average of the weights; the trained ones come back after.
@@ -184,12 +189,24 @@ class GatedModule(LightningModule):
         checkpoints.save_harness(
             checkpoint, self.gate, self.average, self._run_shape(), self._open_batches
         )
+        checkpoints.save_epoch(
+            checkpoint,
+            checkpoints.EpochCounts(
+                is_open=self._epoch_is_open,
+                steps_before=self._steps_before_epoch,
+                attempts_before=self._attempts_before_epoch,
+                has_told_of_loss=self._has_told_of_loss,
+            ),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the state of the gate and of the average."""
         self._saved_shape = checkpoints.load_harness(checkpoint, self, self.gate, self.average)
-        self._steps_before_epoch = self.gate.steps
-        self._attempts_before_epoch = self.gate.attempts
+        counts = checkpoints.load_epoch(checkpoint, self.gate)
+        self._epoch_is_open = counts.is_open
+        self._steps_before_epoch = counts.steps_before
+        self._attempts_before_epoch = counts.attempts_before
+        self._has_told_of_loss = counts.has_told_of_loss
 
     @override
     def configure_model(self) -> None:

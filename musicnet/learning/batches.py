@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
+from musicnet.gate.resumable_loader import ResumableBatches, ResumableLoader
 from musicnet.scene.snapshots import Observation, block_generator
 from musicnet.scene.sources import Sources
 
@@ -130,15 +131,20 @@ class PlannedData(LightningDataModule):
     Args:
         passes_per_epoch: times that an epoch goes through the training plan.
         seed: of order and scenes; None takes that of the run.
+        n_workers: processes that hand out keys ahead of time. Batches are made on the training
+            device by the run itself, so that no number depends on it.
 
     Raises:
-        ValueError: less than one pass.
+        ValueError: less than one pass, or than no worker.
     """
 
-    def __init__(self, passes_per_epoch: int, seed: int | None) -> None:
+    def __init__(self, passes_per_epoch: int, seed: int | None, n_workers: int = 0) -> None:
         super().__init__()
         if passes_per_epoch < 1:
             raise ValueError(f"passes_per_epoch must be at least 1: got {passes_per_epoch}.")
+        if n_workers < 0:
+            raise ValueError(f"n_workers must be at least 0: got {n_workers}.")
+        self.n_workers = n_workers
         self.passes_per_epoch = passes_per_epoch
         self.seed = torch.initial_seed() if seed is None else seed
         self._kept: dict[tuple[int, Hashable], SceneBatch] = {}
@@ -213,11 +219,12 @@ class PlannedData(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        return DataLoader(
+        return ResumableLoader(
             dataset=_Keys(plan),
-            # torch's own class, which Lightning leaves alone and finds the order in
-            batch_sampler=BatchSampler(order, batch_size=1, drop_last=False),  # type: ignore[arg-type]
+            # Lightning leaves it alone and finds the order in it
+            batch_sampler=ResumableBatches(order, batch_size=1, drop_last=False),  # type: ignore[arg-type]
             collate_fn=_only,
+            num_workers=self.n_workers,
             generator=torch.Generator(),  # or each epoch would take a number off the global one
         )
 

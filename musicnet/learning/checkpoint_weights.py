@@ -13,6 +13,7 @@ from musicnet.gate import checkpoints
 from musicnet.networks.neural_music import NetworkSettings
 from musicnet.networks.pretrained import Pretrained, restored
 from musicnet.recordings.archives import read_regular_file
+from musicnet.records import manifest
 from musicnet.records.plain_data import from_plain
 from musicnet.scene.scene import Scene
 
@@ -66,6 +67,11 @@ def read_checkpoint(path: str | Path) -> Pretrained:
 def _loaded(path: str | Path) -> dict[str, Any]:
     """The checkpoint as plain data and tensors; nothing in it can run code."""
     content = read_regular_file(Path(path))
+    if manifest.is_whole(path, content) is False:
+        raise ValueError(
+            f"{path} must be what was saved there: its bytes fail the checksum in the manifest "
+            "beside it. Take previous.ckpt, or another run."
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if (damaged := archive.testzip()) is not None:

@@ -48,6 +48,7 @@ class SceneData(PlannedData):
         scenes_per_channel: of a block; a new channel costs a new dictionary.
         n_snapshots_min: fewest snapshots of a batch; its number is log-uniform from there to that
             of the scene. None gives all batches as many as the scene has.
+        n_workers: processes that hand out the keys of batches; no number depends on it.
 
     Raises:
         ValueError: a size out of range, or sizes that do not fit together.
@@ -64,8 +65,9 @@ class SceneData(PlannedData):
         n_val: int = 512,
         scenes_per_channel: int = 32,
         n_snapshots_min: int | None = None,
+        n_workers: int = 0,
     ) -> None:
-        super().__init__(passes_per_epoch, seed)
+        super().__init__(passes_per_epoch, seed, n_workers)
         sizes = {
             "n_scenes": 1 if n_scenes is None else n_scenes,
             "batches_per_epoch": batches_per_epoch,
@@ -153,6 +155,7 @@ class RecordedData(PlannedData):
             operators each as that allows.
         passes_per_epoch: times that an epoch goes through the scenes.
         seed: of the order; None takes that of the run.
+        n_workers: processes that hand out the keys of batches; no number depends on it.
 
     Raises:
         ValueError: a size out of range; in `setup`, a file that does not fit.
@@ -169,8 +172,9 @@ class RecordedData(PlannedData):
         batch_size: int = 32,
         passes_per_epoch: int = 1,
         seed: int | None = None,
+        n_workers: int = 0,
     ) -> None:
-        super().__init__(passes_per_epoch, seed)
+        super().__init__(passes_per_epoch, seed, n_workers)
         _check_sizes({"n_scenes": 1 if n_scenes is None else n_scenes, "batch_size": batch_size})
         self.scene = scene
         self.path = path

@@ -6,6 +6,7 @@ leaves every row it wrote and at most one unfinished line. Reading asks whose lo
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ class AppendLog:
     Args:
         path: the log; made if it is not there, continued if it is this run's.
         run_id: stands in every row.
+        keep: bytes of the log to go on from, as `sync` gave them: a resumed run makes the rows
+            after them again. None keeps all.
 
     Raises:
-        ValueError: the file holds rows of another run.
+        ValueError: the file holds rows of another run, or fewer than are to be kept.
 
     Example:
         >>> path = getfixture("tmp_path") / "metrics.jsonl"
@@ -34,13 +37,15 @@ class AppendLog:
         [{'run_id': 'c0ffee00', 'epoch': 1, 'loss': nan}]
     """
 
-    def __init__(self, path: str | Path, *, run_id: str) -> None:
+    def __init__(self, path: str | Path, *, run_id: str, keep: int | None = None) -> None:
         self.path = Path(path)
         self.run_id = run_id
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             read_rows(self.path, run_id=run_id)
             _drop_unfinished_line(self.path)
+            if keep is not None:
+                _cut(self.path, keep)
         # Without a buffer each row is one write, which no other process can split.
         self._file = self.path.open("ab", buffering=0)
 
@@ -53,6 +58,15 @@ class AppendLog:
         tree = {"run_id": self.run_id} | {key: _plain(value) for key, value in row.items()}
         line = json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n"
         self._file.write(line.encode("utf-8"))
+
+    def sync(self) -> int:
+        """Bring all rows to the disk.
+
+        Returns:
+            Length of the log in bytes.
+        """
+        os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Close the file; the rows are there already."""
@@ -116,3 +130,14 @@ def _drop_unfinished_line(path: Path) -> None:
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
+
+
+def _cut(path: Path, length: int) -> None:
+    size = path.stat().st_size
+    if size < length:
+        raise ValueError(
+            f"a resumed log must reach as far as the checkpoint that it goes on from: got {size} "
+            f"of {length} bytes in {path}. Rows are lost; go on from ckpt_path in a new folder."
+        )
+    with path.open("r+b") as file:
+        file.truncate(length)

@@ -6,11 +6,14 @@ disk, and takes the name in one move; a killed writer or a full disk leaves the 
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -40,6 +43,28 @@ def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def sweep_leftovers(folder: str | Path) -> list[Path]:
+    """Remove the temporary files that killed writers have left in a folder and below.
+
+    Args:
+        folder: nobody else may be writing there.
+
+    Returns:
+        What was removed.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> (folder / ".answer.0123abcd.tmp").touch()
+        >>> (folder / "answer").touch()
+        >>> [path.name for path in sweep_leftovers(folder)], (folder / "answer").exists()
+        (['.answer.0123abcd.tmp'], True)
+    """
+    found = [path for path in Path(folder).rglob(".*.tmp") if _LEFTOVER.fullmatch(path.name)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -84,3 +84,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train.run([*TINY, f"trainer.default_root_dir={runs}"])
     (folder,) = runs.glob("overfit/*")
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs of four batches, saved after each; not to be written on."""
+    runs = tmp_path_factory.mktemp("whole") / "runs"
+    words = [word for word in TINY if "passes_per_epoch" not in word]
+    saving = "callbacks.savepoints.init_args.every_n_batches=1"
+    train.run(
+        [*words, saving, "data.init_args.passes_per_epoch=4", f"trainer.default_root_dir={runs}"]
+    )
+    (folder,) = runs.glob("overfit/*")
+    return folder

@@ -1,0 +1,122 @@
+"""Which run is taken up again, and from which checkpoint.
+
+The word after `resume` and the configuration come in; a locked run folder goes out, or one line
+why there is none.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from musicnet.cli.refusals import ConfigurationError
+from musicnet.cli.trained_weights import differences
+from musicnet.gate.checkpoint_files import last_whole
+from musicnet.records.atomic_files import sweep_leftovers
+from musicnet.records.provenance import Provenance, collect_provenance, hash_config, read_provenance
+from musicnet.records.run_lock import FolderTakenError, RunLock
+from musicnet.records.run_outcome import has_ended, unfinished_runs
+
+AUTO = "auto"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TakenUp:
+    """A run that goes on in its own folder.
+
+    Args:
+        folder: of the run.
+        origin: its provenance.
+        checkpoint: to go on from; None where it was broken off before its first one.
+        lock: keeps every other process out of the folder.
+    """
+
+    folder: Path
+    origin: Provenance
+    checkpoint: Path | None
+    lock: RunLock
+
+
+def take_up(word: str, root: Path, experiment: str, config: Mapping[str, Any]) -> TakenUp | None:
+    """Choose the run, and lock it.
+
+    Args:
+        word: "auto" for the newest run of the experiment that was broken off, was started with this
+            configuration and is nobody's now; else a run folder.
+        root: of all runs.
+        experiment: its name.
+        config: the resolved configuration.
+
+    Returns:
+        None where "auto" finds no such run: then a new one begins.
+
+    Raises:
+        ConfigurationError: the folder that was named cannot be taken up.
+    """
+    config_hash = hash_config(config)
+    if word != AUTO:
+        return _named(Path(word), config_hash)
+    for folder, origin in _candidates(root / experiment, config_hash):
+        try:
+            lock = RunLock(folder)
+        except FolderTakenError:
+            logger.info("resume=auto passes over %s, where another process is at work", folder)
+            continue
+        if has_ended(folder):  # in the meantime
+            lock.release()
+            continue
+        return _taken(folder, origin, lock)
+    logger.info("resume=auto finds no unfinished run of %s as configured: a new one", experiment)
+    return None
+
+
+def _candidates(folder: Path, config_hash: str) -> Iterator[tuple[Path, Provenance]]:
+    for run, origin in unfinished_runs(folder):
+        if origin.config_hash == config_hash:
+            yield run, origin
+
+
+def _named(folder: Path, config_hash: str) -> TakenUp:
+    try:
+        origin = read_provenance(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"resume must be 'auto' or the folder of a run: got {folder}, which has no provenance."
+        ) from error
+    if has_ended(folder):
+        raise ConfigurationError(
+            f"resume takes up a run that was broken off: got {folder}, which came to its end. "
+            "Go on from its checkpoints/last.ckpt with ckpt_path, in a new folder."
+        )
+    if origin.config_hash != config_hash:
+        raise ConfigurationError(
+            f"resume takes a run up with the configuration that it was started with: got {folder}, "
+            "which has another one. Give the words of its start, or use its config.yaml."
+        )
+    try:
+        lock = RunLock(folder)
+    except FolderTakenError as error:
+        raise ConfigurationError(str(error)) from error
+    return _taken(folder, origin, lock)
+
+
+def _taken(folder: Path, origin: Provenance, lock: RunLock) -> TakenUp:
+    for leftover in sweep_leftovers(folder):
+        logger.info("removed %s, left by a writer that was killed", leftover.name)
+    checkpoint = last_whole(folder / "checkpoints")
+    logger.info("resume: run %s in %s, from %s", origin.run_id, folder, checkpoint or "its start")
+    now = collect_provenance(code_folder=Path(__file__).parent)
+    changed = differences(
+        {"versions": origin.versions, "git_commit": origin.git_commit},
+        {"versions": now.versions, "git_commit": now.git_commit},
+    )
+    if changed:
+        logger.warning(
+            "the run goes on with other %s than it was started with: its numbers need not be those "
+            "of a run that was never broken off",
+            ", ".join(changed),
+        )
+    return TakenUp(folder, origin, checkpoint, lock)

@@ -1,0 +1,316 @@
+"""A run that was broken off is taken up, in its own folder or in a new one, as if nothing had been.
+
+What real signals and kills do to real processes is counted by `benchmarks/faults.py`; here it runs
+with a few of them, and the doors are tried without.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from musicnet.learning.module import MusicNet
+from musicnet.records import atomic_files
+from musicnet.records.append_log import read_rows
+from musicnet.records.provenance import read_provenance
+from musicnet.records.run_lock import RunLock
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(train.__file__).parent
+SAVING = ("data.init_args.passes_per_epoch=4", "callbacks.savepoints.init_args.every_n_batches=1")
+
+
+class BrokenOffError(BaseException):
+    """What breaks a run off, without a word to anybody."""
+
+
+@pytest.fixture
+def break_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """Let a run end in its n-th training batch, before anything of that batch is done."""
+    whole = MusicNet.compute_loss
+
+    def at(n: int | None) -> None:
+        seen = 0
+
+        def compute_loss(self: MusicNet, batch: Any, batch_idx: int) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == n:
+                raise BrokenOffError
+            return whole(self, batch, batch_idx)
+
+        monkeypatch.setattr(MusicNet, "compute_loss", compute_loss)
+
+    return at
+
+
+@pytest.fixture
+def broken_run(
+    hydra_door: Callable[..., Any], break_off: Callable[[int | None], None], runs: Path
+) -> Path:
+    """The folder of a run of 2 epochs of 4 batches that was broken off in the seventh."""
+    break_off(7)
+    with pytest.raises(BrokenOffError):
+        hydra_door(*SAVING)
+    break_off(None)
+    (folder,) = runs.glob("overfit/*")
+    return folder
+
+
+def state(run: Path) -> dict[str, Any]:
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return {name: saved[name] for name in ("state_dict", "optimizer_states", "lr_schedulers")} | {
+        "gate": saved["step_gate"]
+    }
+
+
+def rows(run: Path) -> list[str]:
+    found = read_rows(run / "metrics.jsonl", run_id=read_provenance(run).run_id)
+    return [repr({key: value for key, value in row.items() if key != "run_id"}) for row in found]
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_resume_auto_goes_on_in_the_folder_of_the_run(
+    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path
+) -> None:
+    kept = {name: (broken_run / name).read_bytes() for name in ("config.yaml", "provenance.json")}
+    assert not (broken_run / "outcome.json").exists()
+    (broken_run / "checkpoints" / ".last.ckpt.0123abcd.tmp").touch()
+    answer = hydra_door(*SAVING, "resume=auto")
+    assert answer.exit_code == 3
+    assert answer.new == []
+    assert same(state(broken_run), state(whole_run))
+    assert rows(broken_run) == rows(whole_run)
+    assert {n: (broken_run / n).read_bytes() for n in kept} == kept
+    assert json.loads((broken_run / "outcome.json").read_text())["exit_code"] == 3
+    assert not list(broken_run.rglob("*.tmp"))
+    # killed after its last save, it has nothing left to do but to say how it ended
+    (broken_run / "outcome.json").unlink()
+    verdict = (broken_run / "verdict.json").read_bytes()
+    again = hydra_door(*SAVING, "resume=auto")
+    assert (again.exit_code, again.new) == (3, [])
+    assert same(state(broken_run), state(whole_run))
+    assert rows(broken_run) == rows(whole_run)
+    assert (broken_run / "verdict.json").read_bytes() == verdict
+    # it has ended now, and is not taken up again
+    assert len(hydra_door(*SAVING, "resume=auto").new) == 1
+
+
+def test_the_lightning_door_takes_it_up_as_well(
+    lightning: Callable[..., Any], broken_run: Path, whole_run: Path, runs: Path
+) -> None:
+    config = broken_run / "config.yaml"
+    answer = lightning("fit", "--config", config, "--resume", "auto")
+    assert (answer.exit_code, answer.new) == (3, []), answer.err
+    assert same(state(broken_run), state(whole_run))
+    assert rows(broken_run) == rows(whole_run)
+
+
+def test_ckpt_path_goes_on_in_a_new_folder(
+    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path
+) -> None:
+    before = {path: path.read_bytes() for path in broken_run.rglob("*") if path.is_file()}
+    answer = hydra_door(*SAVING, f"ckpt_path={broken_run / 'checkpoints' / 'last.ckpt'}")
+    assert answer.exit_code == 3
+    assert same(state(answer.run), state(whole_run))
+    own = rows(answer.run)
+    assert own
+    assert own == rows(whole_run)[-len(own) :]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_broke_off_before_its_first_checkpoint_begins_anew(
+    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path
+) -> None:
+    shutil.rmtree(broken_run / "checkpoints")
+    answer = hydra_door(*SAVING, "resume=auto")
+    assert (answer.exit_code, answer.new) == (3, [])
+    assert same(state(broken_run), state(whole_run))
+    assert rows(broken_run) == rows(whole_run)
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_taken_aloud(
+    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path
+) -> None:
+    last = broken_run / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    answer = hydra_door(*SAVING, "resume=auto")
+    assert (answer.exit_code, answer.new) == (3, [])
+    assert f"{last} fails its checksum" in answer.out
+    assert f"going on from {last.with_name('previous.ckpt')}" in answer.out
+    assert last.with_name("last.ckpt.damaged").read_bytes() == content
+    assert same(state(broken_run), state(whole_run))
+    assert rows(broken_run) == rows(whole_run)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(
+    hydra_door: Callable[..., Any], broken_run: Path
+) -> None:
+    last = broken_run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1])
+    answer = hydra_door(*SAVING, f"ckpt_path={last}")
+    assert (answer.exit_code, answer.new) == (1, [])
+    assert re.fullmatch(f"error: ckpt_path .*{last} fails its checksum.*\n", answer.err)
+
+
+def test_auto_takes_nothing_that_is_not_the_same_run_or_is_in_work(
+    hydra_door: Callable[..., Any], broken_run: Path
+) -> None:
+    other = hydra_door(*SAVING, "resume=auto", "optimizer.init_args.lr=2e-3")
+    assert len(other.new) == 1
+    lock = RunLock(broken_run)
+    try:
+        answer = hydra_door(*SAVING, "resume=auto")
+    finally:
+        lock.release()
+    assert len(answer.new) == 1
+    assert f"passes over {broken_run}" in answer.out
+
+
+def test_a_folder_that_cannot_be_taken_up_is_refused(
+    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    def refusal(*words: str) -> str:
+        answer = hydra_door(*SAVING, *words)
+        assert (answer.exit_code, answer.new) == (1, [])
+        assert answer.err.count("\n") == 1
+        return answer.err
+
+    before = sorted(broken_run.rglob("*"))
+    assert "has no provenance" in refusal(f"resume={tmp_path}")
+    assert "came to its end" in refusal(f"resume={whole_run}")
+    other = "optimizer.init_args.lr=2e-3"
+    assert "which has another one" in refusal(f"resume={broken_run}", other)
+    lock = RunLock(broken_run)
+    assert "another process is at work" in refusal(f"resume={broken_run}")
+    lock.release()
+    assert sorted(broken_run.rglob("*")) == before
+    assert hydra_door(*SAVING, f"resume={broken_run}").exit_code == 3
+
+
+def test_a_run_on_a_full_disk_says_so_and_keeps_what_was_saved(
+    hydra_door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, runs: Path, whole_run: Path
+) -> None:
+    sync, synced = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(atomic_files.os, "fsync", fsync)
+    answer = hydra_door(*SAVING)
+    assert answer.exit_code == 1
+    assert re.fullmatch("error: .*No space left on device.*resume=auto.*\n", answer.err)
+    monkeypatch.setattr(atomic_files.os, "fsync", sync)
+    (folder,) = runs.glob("overfit/*")
+    assert not list(folder.rglob("*.tmp"))
+    assert hydra_door(*SAVING, "resume=auto").new == []
+    assert same(state(folder), state(whole_run))
+
+
+def test_another_recording_under_the_same_name_is_refused(
+    hydra_door: Callable[..., Any],
+    break_off: Callable[[int | None], None],
+    tmp_path: Path,
+    runs: Path,
+) -> None:
+    recording = tmp_path / "heard.npz"
+    shutil.copy(ROOT / "tests" / "data" / "ris_pilot_48.npz", recording)
+    words = ("data=recorded", f"data.init_args.path={recording}")
+    break_off(2)
+    with pytest.raises(BrokenOffError):
+        hydra_door(*words)
+    break_off(None)
+    (folder,) = runs.glob("overfit/*")
+    tree = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(tree | {"data_hash": "0" * 64}))
+    answer = hydra_door(*words, "resume=auto")
+    assert (answer.exit_code, answer.new) == (1, [])
+    assert "must be the file that the run began with" in answer.err
+
+
+@pytest.mark.parametrize("words", [(), ("callbacks.savepoints=null",)])
+def test_a_run_that_is_asked_to_leave_saves_and_says_so(
+    hydra_door: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    whole = MusicNet.compute_loss
+
+    def compute_loss(self: MusicNet, batch: Any, batch_idx: int) -> Any:
+        if self.gate.attempts == 1:
+            os.kill(os.getpid(), signal.SIGHUP)
+        return whole(self, batch, batch_idx)
+
+    before = signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr(MusicNet, "compute_loss", compute_loss)
+    with pytest.raises(SystemExit) as end:  # past Hydra, so that it ends a sweep as well
+        hydra_door("data.init_args.passes_per_epoch=4", "seed_everything=5", *words)
+    assert end.value.code == 128 + signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def faults(*campaigns: str, limit_s: int = 1200) -> list[str]:
+    """The last line of each campaign; all in one process, so that one import is enough."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import faults; "
+        f"sys.exit(max(faults.main(words.split()) for words in {campaigns!r}))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    names = {campaign.partition(" ")[0] for campaign in campaigns}
+    lines = [line for line in answer.stdout.splitlines() if line.partition(":")[0] in names]
+    return [line for line in lines if ";" in line or line.startswith(("resume", "signals"))]
+
+
+def test_kills_signals_and_damage_are_outlived() -> None:
+    """Real runs that are killed, or signalled twice in a row; writers that are killed."""
+    said = faults(
+        "resume --n 2 --chains 0 --kinds 1",
+        "signals --n 4 --kinds 1",
+        "writing --n 4 --disks 3 --flips 40",
+    )
+    assert said == [
+        "resume: 2 of 2",
+        "signals: 4 of 4",
+        "writing: 4 of 4; full disks 3 of 3; damaged files 40 of 40",
+    ]
+
+
+@pytest.mark.slow
+def test_many_faults_of_every_kind_are_outlived() -> None:
+    said = faults(
+        "resume --n 12 --chains 1 --seed 7", "signals --n 12 --kinds 3 --seed 7", limit_s=7200
+    )
+    assert said == ["resume: 12 of 12; chains of five kills 1 of 1", "signals: 12 of 12"]
