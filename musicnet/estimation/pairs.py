@@ -18,8 +18,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from musicnet.estimation.dictionary import NORM_FLOOR, Dictionary
-from musicnet.estimation.products import product
 from musicnet.estimation.linearization import Explanation
+from musicnet.estimation.products import product
 
 # pairs of cells that are looked at in one scene and block; the first cell is one of the best
 _LOOKS = 2**14

@@ -150,7 +150,7 @@ def _find(task: Task, method: Method, counts: Counts) -> Sources:
 
     In the slots of the fullest scene others would be rounded otherwise, and depend on their batch.
     """
-    different = [int(k) for k in counts.unique() if k > 0]
+    different = sorted({k for k in counts.flatten().tolist() if k > 0})
     is_whole = method.is_counted_whole and task.n_sources is None
     # neural goes by numbers itself
     is_alone = len(counts) == 1

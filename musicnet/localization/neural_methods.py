@@ -135,7 +135,7 @@ class NeuralSearch:
 
         In the slots of the fullest scene others would be rounded otherwise, and depend on it.
         """
-        different = [int(k) for k in counts.unique() if k > 0]
+        different = sorted({k for k in counts.flatten().tolist() if k > 0})
         if len(different) < 2:
             return self._answer_alike(counts)
         most = max(different)

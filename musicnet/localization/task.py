@@ -65,9 +65,7 @@ class Task:
         heard = self.observation
         return replace(
             self,
-            observation=replace(
-                heard, y=heard.y[:, some], noise_power=heard.noise_power[:, some]
-            ),
+            observation=replace(heard, y=heard.y[:, some], noise_power=heard.noise_power[:, some]),
             n_sources=None if self.n_sources is None else self.n_sources[:, some],
             spoilt=self.spoilt[:, some],
             batch_shape=(1, int(some.sum())),
