@@ -103,30 +103,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> int:
-    started, said = time.monotonic(), []
-    done = journal.begin()
-    if done:
-        sys.stderr.write(f"going on after {done} scenes that are in {journal.path}\n")
-    outcomes, n_resolved = [], 0
-    with progress_bar() as advance:
-        for file in arguments.file:
-            outcome = Outcome(str(file))
-            outcomes.append(outcome)
-            try:
-                with _warnings_told(), open_observations(file, setup) as stream:
-                    outcome.sha256 = stream.sha256
-                    skipped = min(done, stream.n_scenes)
-                    done -= skipped
-                    for entries in _file_answers(stream, arguments, outcome, skipped):
-                        journal.add(entries)
-                        advance(len(entries), stream.n_scenes, stream.path.name)
-            except _REFUSALS as error:
-                if len(arguments.file) == 1:
-                    raise
-                outcome.error = " ".join(str(error).split())
-                said.append(told(error))
+    started = time.monotonic()
+    outcomes = _answer_all(arguments, setup, journal)
     good = [one for one in outcomes if one.error is None]
-    sys.stderr.writelines(said)
+    sys.stderr.writelines(f"error: {one.error}\n" for one in outcomes if one.error is not None)
     if not good:
         journal.remove()
         return BAD_INPUT
@@ -135,13 +115,7 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
     def kept() -> Iterator[dict[str, Any]]:
         return (entry for entry in journal.entries() if entry["file"] in names)
 
-    n_scenes = n_bad = 0
-    for entry in kept():
-        n_scenes += 1
-        n_resolved += sum(source["resolved"] for source in entry["sources"])
-        if "error" in entry:
-            n_bad += 1
-            sys.stderr.write(f"error: {entry['file']}:{entry['error']}; the scene is left out\n")
+    n_scenes, n_bad, n_resolved = _tally(kept())
     if arguments.output is None:
         write_tree(sys.stdout, head, kept())
     else:
@@ -156,6 +130,41 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
     for line in dict.fromkeys(choice_of(arguments.method, one.weights) for one in good):
         sys.stderr.write(f"{line}\n" if line else "")
     return BAD_INPUT if n_bad or len(good) < len(outcomes) else 0
+
+
+def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> list[Outcome]:
+    """Fills the journal; a file that is refused stops nothing but itself, unless it is alone."""
+    done = journal.begin()
+    if done:
+        sys.stderr.write(f"going on after {done} scenes that are in {journal.path}\n")
+    outcomes = [Outcome(str(file)) for file in arguments.file]
+    with progress_bar() as advance:
+        for outcome, file in zip(outcomes, arguments.file, strict=True):
+            try:
+                with _warnings_told(), open_observations(file, setup) as stream:
+                    outcome.sha256 = stream.sha256
+                    start = min(done, stream.n_scenes)
+                    done -= start
+                    for entries in _file_answers(stream, arguments, outcome, start):
+                        journal.add(entries)
+                        advance(len(entries), stream.n_scenes, stream.path.name)
+            except _REFUSALS as error:
+                if len(outcomes) == 1:
+                    raise
+                outcome.error = " ".join(str(error).split())
+    return outcomes
+
+
+def _tally(entries: Iterator[dict[str, Any]]) -> tuple[int, int, int]:
+    """Scenes, bad ones, which are named, and sources."""
+    n_scenes = n_bad = n_resolved = 0
+    for entry in entries:
+        n_scenes += 1
+        n_resolved += sum(source["resolved"] for source in entry["sources"])
+        if "error" in entry:
+            n_bad += 1
+            sys.stderr.write(f"error: {entry['file']}:{entry['error']}; the scene is left out\n")
+    return n_scenes, n_bad, n_resolved
 
 
 def _file_answers(

@@ -17,7 +17,7 @@ from musicnet.scene.snapshots import Observation
 SCENES_AT_ONCE = 256
 
 Asked = int | Literal["truth"] | None
-"""Sources of every scene, "truth" to take their number from the labels, None to have them counted."""
+"""Sources of every scene; "truth" takes their number from the labels, None has them counted."""
 
 
 def answers(

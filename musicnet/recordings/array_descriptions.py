@@ -3,7 +3,7 @@
 =================  ===============================================================================
 ``ula:8:0.5w``     8 sensors on a line along x, neighbours half a wavelength apart, centred
 ``ura:8x4:0.5w``   8 along x by 4 along y, x running fastest, centred
-``uca:8:0.10m``    8 on a circle of 10 cm radius in the x-y plane, counter-clockwise from +x, centred
+``uca:8:0.10m``    8 on a circle of 10 cm radius around the origin, counter-clockwise from +x
 a file             ``.json`` or ``.yaml``: ``positions_m`` or ``positions_wavelengths``, a list of
                    [x, y] or [x, y, z]; ``.csv``: columns x_m, y_m and, if need be, z_m
 =================  ===============================================================================
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from musicnet.recordings.archives import RecordingError, read_regular_file
 

@@ -47,22 +47,9 @@ def test_files_of_places(name, text, tmp_path):
 @pytest.mark.parametrize(
     "word",
     [
-        "",
-        "ula",
-        "ula:8",
-        "ula:8:0.5",
-        "ula:8:w",
-        "ula:8:-1w",
-        "ula:8:1e999w",
-        "ula:1:0.5w",
-        "ura:8:0.5w",
-        "ula:8x8:0.5w",
-        "uca:8:0.1km",
-        "ula:99999999:0.5w",
-        "ura:999x999:0.5w",
-        "ula:8:0.5w; rm",
-        "ula:8:..5w",
-        "circle:8:0.5w",
+        *("", "ula", "ula:8", "ula:8:0.5", "ula:8:w", "ula:8:-1w", "ula:8:1e999w", "ula:1:0.5w"),
+        *("ura:8:0.5w", "ula:8x8:0.5w", "uca:8:0.1km", "ula:99999999:0.5w", "ura:999x999:0.5w"),
+        *("ula:8:0.5w; rm", "ula:8:..5w", "circle:8:0.5w"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(word):
