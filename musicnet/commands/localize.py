@@ -41,6 +41,8 @@ from musicnet.networks.pretrained import Pretrained, shipped
 from musicnet.plots.figures import new_figure
 from musicnet.plots.positions import draw_positions
 from musicnet.recordings.lazy_arrays import sha256_of
+from musicnet.recordings.manifests import NAME as MANIFEST
+from musicnet.recordings.manifests import read_manifest
 from musicnet.recordings.setup import Setup
 from musicnet.recordings.sigmf_files import DATA, META
 from musicnet.recordings.streams import Chunk, ObservationStream, all_bad, open_observations
@@ -77,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     """
     try:
         arguments = _parser().parse_args(argv)
-        files: list[Path] = arguments.file
+        files = arguments.file = _expanded(arguments.file)
         check_file_target("--output", arguments.output, files)
         check_folder_target("--plot", arguments.plot)
         if arguments.plot is not None:
@@ -100,6 +102,15 @@ def run(argv: Sequence[str]) -> int:
         journal.remove()
         sys.stderr.write(told(error))
         return BAD_INPUT
+
+
+def _expanded(files: Sequence[Path]) -> list[Path]:
+    """Files as they are; of a folder those that its manifest lists."""
+    expanded = []
+    for file in files:
+        is_listed = file.is_dir() and (file / MANIFEST).exists()
+        expanded += [place for place, _ in read_manifest(file)] if is_listed else [file]
+    return expanded
 
 
 def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> int:

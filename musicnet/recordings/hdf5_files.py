@@ -5,7 +5,6 @@ filter that would have to be loaded.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,8 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
     """
     h5py = _library()
     sha256 = sha256_of(path)
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(h5py.File(path, "r"))
+    try:
+        with h5py.File(path, "r") as file:
             is_matlab = file.userblock_size >= USER_BLOCK
             arrays = {}
             for key in file:
@@ -52,14 +50,13 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
                     name = f"{path}:{key}"
                     _check_storage(item, name, max_bytes)
                     arrays[key] = _matlab(item, name) if is_matlab else _plain(h5py, item, name)
-        except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
-            raise _unreadable(path, error) from error
-        except ValueError as error:
-            if isinstance(error, RecordingError):
-                raise
-            raise _unreadable(path, error) from error
-        kind = "mat v7.3" if is_matlab else "hdf5"
-        return Store(path, kind, arrays, sha256, stack.pop_all())
+    except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        if isinstance(error, RecordingError):
+            raise
+        raise _unreadable(path, error) from error
+    return Store(path, "mat v7.3" if is_matlab else "hdf5", arrays, sha256)
 
 
 def _library() -> Any:
@@ -119,12 +116,20 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _guarded(name: str, read: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Damage inside a data set is only seen when it is read."""
+def _reopened(
+    item: Any, name: str, read: Callable[[Any, int, int], np.ndarray]
+) -> Callable[[int, int], np.ndarray]:
+    """Opens the file for each part: a folder may have more files than a process may hold open.
+
+    Damage inside a data set is only seen when it is read.
+    """
+    path, key = item.file.filename, item.name
+    h5py = _library()
 
     def reading(first: int, last: int) -> np.ndarray:
         try:
-            return read(first, last)
+            with h5py.File(path, "r") as file:
+                return read(file[key], first, last)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise RecordingError(f"{name} cannot be read ({reason:.160}).") from error
@@ -145,10 +150,9 @@ def _plain(h5py: Any, item: Any, name: str) -> LazyArray:
         raise RecordingError(f"{name} holds objects; refused, want numbers.")
     dtype = item.dtype.newbyteorder("=")
     if not item.shape:
-        return LazyArray(name, (), dtype, _guarded(name, lambda *_: native(np.asarray(item[()]))))
-    return LazyArray(
-        name, item.shape, dtype, _guarded(name, lambda first, last: native(item[first:last]))
-    )
+        return _of_value(name, native(np.asarray(item[()])))
+    read = _reopened(item, name, lambda found, first, last: native(found[first:last]))
+    return LazyArray(name, item.shape, dtype, read)
 
 
 def _matlab(item: Any, name: str) -> LazyArray:
@@ -166,16 +170,16 @@ def _matlab(item: Any, name: str) -> LazyArray:
         raise RecordingError(f"{name} is of class {item.attrs.get('MATLAB_class')}, want numbers.")
     dtype = _complex_dtype(item.dtype) if is_pair else item.dtype.newbyteorder("=")
 
-    def read(first: int, last: int) -> np.ndarray:
+    def read(found: Any, first: int, last: int) -> np.ndarray:
         # the scenes are the last axis of the file
-        part = item[..., first:last] if shape else item[()]
+        part = found[..., first:last] if shape else found[()]
         if is_pair:
-            real, imaginary = (part[parts] for parts in item.dtype.names)
+            real, imaginary = (part[parts] for parts in found.dtype.names)
             part = np.empty(real.shape, dtype)
             part.real, part.imag = real, imaginary
         return native(np.ascontiguousarray(part.T))
 
-    return LazyArray(name, shape, dtype, _guarded(name, read))
+    return LazyArray(name, shape, dtype, _reopened(item, name, read))
 
 
 def _complex_dtype(pair: np.dtype) -> np.dtype:

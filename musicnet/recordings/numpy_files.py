@@ -4,7 +4,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,10 +39,9 @@ def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
         RecordingError: it is damaged, too large, or holds pickled objects.
     """
     sha256 = sha256_of(path)
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
+    with path.open("rb") as file:
         try:
-            archive = stack.enter_context(zipfile.ZipFile(file))
+            archive = zipfile.ZipFile(file)
             members = archive.infolist()
             packed = [one for one in members if one.compress_type != zipfile.ZIP_STORED]
             expanded = sum(member.file_size for member in packed)
@@ -55,7 +53,7 @@ def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 _check_member(archive, member)
-                arrays[key] = _member(archive, file, member, f"{path}:{key}")
+                arrays[key] = _member(archive, path, file, member, f"{path}:{key}")
         except (
             *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
             *(UnicodeDecodeError, OverflowError),
@@ -64,7 +62,7 @@ def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
             raise RecordingError(f"{path} {reason} ({error}).") from error
         except RuntimeError as error:  # an encrypted member
             raise RecordingError(f"{path} cannot be opened ({error}).") from error
-        return Store(path, "npz", arrays, sha256, stack.pop_all())
+        return Store(path, "npz", arrays, sha256)
 
 
 def open_npy(path: Path) -> Store:
@@ -81,11 +79,9 @@ def open_npy(path: Path) -> Store:
         RecordingError: it is damaged, or holds pickled objects.
     """
     sha256 = sha256_of(path)
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
+    with path.open("rb") as file:
         header = read_header(file, str(path), path.stat().st_size)
-        array = _in_parts(file, header, 0, str(path))
-        return Store(path, "npy", {"y": array}, sha256, stack.pop_all())
+    return Store(path, "npy", {"y": _in_parts(path, header, 0, str(path))}, sha256)
 
 
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
@@ -99,7 +95,7 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
 
 
 def _member(
-    archive: zipfile.ZipFile, file: BinaryIO, member: zipfile.ZipInfo, name: str
+    archive: zipfile.ZipFile, path: Path, file: BinaryIO, member: zipfile.ZipInfo, name: str
 ) -> LazyArray:
     with archive.open(member) as content:
         header = read_header(content, name, member.file_size)  # type: ignore[arg-type]
@@ -109,21 +105,32 @@ def _member(
         if mark != b"PK\3\4":
             raise zipfile.BadZipFile(f"{member.filename} is not where it should be")
         start = member.header_offset + _LOCAL_HEADER.size + n_name + n_extra
-        return _in_parts(file, header, start, name)
+        return _in_parts(path, header, start, name)
     packed = archive.read(member)[header.offset :]
     array = np.frombuffer(packed, header.dtype, _count(header.shape))
     return in_memory(name, _shaped(array, header))
 
 
-def _in_parts(file: BinaryIO, header: Header, start: int, name: str) -> LazyArray:
-    """Lines of an array at some place of a file."""
+def _in_parts(path: Path, header: Header, start: int, name: str) -> LazyArray:
+    """Lines of an array at some place of a file, which is opened for each of them.
+
+    A folder may have more files than a process may hold open.
+    """
     begin = start + header.offset
+
+    def content_of(place: int, n_bytes: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(place)
+            content = file.read(n_bytes)
+        if len(content) != n_bytes:
+            raise RecordingError(f"{name} has become shorter while it was read.")
+        return content
+
     native_dtype = header.dtype.newbyteorder("=")
     if header.is_fortran and len(header.shape) > 1:
 
         def whole() -> np.ndarray:
-            file.seek(begin)
-            content = file.read(_count(header.shape) * header.dtype.itemsize)
+            content = content_of(begin, _count(header.shape) * header.dtype.itemsize)
             return native(_shaped(np.frombuffer(content, header.dtype), header))
 
         return LazyArray(name, header.shape, native_dtype, _lines_of(whole))
@@ -131,10 +138,7 @@ def _in_parts(file: BinaryIO, header: Header, start: int, name: str) -> LazyArra
     def read(first: int, last: int) -> np.ndarray:
         shape = (last - first, *header.shape[1:]) if header.shape else ()
         line = _count(header.shape[1:]) * header.dtype.itemsize
-        file.seek(begin + first * line)
-        content = file.read(_count(shape) * header.dtype.itemsize)
-        if len(content) != _count(shape) * header.dtype.itemsize:
-            raise RecordingError(f"{name} has become shorter while it was read.")
+        content = content_of(begin + first * line, _count(shape) * header.dtype.itemsize)
         return native(np.frombuffer(content, header.dtype).reshape(shape))
 
     return LazyArray(name, header.shape, native_dtype, read)

@@ -172,6 +172,19 @@ def write_observations(path: str | Path, recording: ObservationFile) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    with open_atomically(path) as file:
+        np.savez(file, **arrays_of(recording))
+
+
+def arrays_of(recording: ObservationFile) -> dict[str, Any]:
+    """A recording as the arrays of the format.
+
+    Args:
+        recording: on any device.
+
+    Returns:
+        By key.
+    """
     arrays: dict[str, Any] = {
         "format": np.array(FORMAT),
         "y": recording.y.cpu().numpy(),
@@ -188,8 +201,7 @@ def write_observations(path: str | Path, recording: ObservationFile) -> None:
     if recording.truth is not None:
         precise = Sources(recording.truth.parameters.cpu().double(), recording.truth.resolved.cpu())
         arrays["truth_xyz"] = precise.xyz.numpy()
-    with open_atomically(path) as file:
-        np.savez(file, **arrays)
+    return arrays
 
 
 def _pair(bounds: np.ndarray) -> tuple[float, float]:
@@ -215,7 +227,7 @@ def _noise_power(
 ) -> Float[Tensor, " scene"]:
     """What the file says, else what the data say."""
     if "noise_power" in arrays:
-        return torch.from_numpy(arrays["noise_power"].astype(np.float32))[: y.shape[0]]
+        return torch.from_numpy(arrays["noise_power"].astype(np.float32))
     estimate = torch.empty(y.shape[0])
     try:
         for used in set(index.tolist()):

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from musicnet.recordings.archives import RecordingError
@@ -87,6 +87,20 @@ class ObservationStream:
         known |= {key: self.known[key][:1] for key in _PER_SCENE if key in self.known}
         known["noise_power"] = np.ones(1, np.float32)
         return assemble(self.path, known, self.sha256)
+
+    def whole_but_received(self, noise_power: Float[Tensor, " scene"]) -> ObservationFile:
+        """Everything in memory but y, which has its shape and holds nothing.
+
+        Args:
+            noise_power: of each scene.
+
+        Returns:
+            The recording of all scenes.
+        """
+        nothing = np.zeros((1, *self.y.shape[1:]), np.complex64)
+        known = {**self.known, "noise_power": noise_power.numpy(), "y": nothing}
+        recording = assemble(self.path, known, self.sha256)
+        return replace(recording, y=recording.y.expand(self.n_scenes, -1, -1))
 
     @cached_property
     def n_true(self) -> Int[Tensor, " scene"] | None:
