@@ -152,7 +152,10 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
     with progress_bar() as advance:
         for outcome, file in zip(outcomes, arguments.file, strict=True):
             try:
-                with _warnings_told(), open_observations(file, setup) as stream:
+                with (
+                    _warnings_told(strict=arguments.strict),
+                    open_observations(file, setup) as stream,
+                ):
                     outcome.sha256 = stream.sha256
                     start = min(done, stream.n_scenes)
                     done -= start
@@ -270,11 +273,16 @@ def _head(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[st
 
 
 @contextmanager
-def _warnings_told() -> Iterator[None]:
-    """Says what was noticed while a file was opened, a line each."""
+def _warnings_told(*, strict: bool) -> Iterator[None]:
+    """Says what was noticed while a file was opened, a line each; strictly, it is refused."""
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always")
-        yield
+        if strict:
+            warnings.filterwarnings("error", category=UserWarning, message=".*is no key of")
+        try:
+            yield
+        except UserWarning as notice:
+            raise ValueError(str(notice)) from notice
     for line in dict.fromkeys(f"warning: {notice.message}\n" for notice in noticed):
         sys.stderr.write(line)
 

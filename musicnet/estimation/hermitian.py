@@ -48,6 +48,31 @@ def check_covariance(covariance: Covariance) -> None:
             )
 
 
+def check_definite(values: Float[Tensor, "*batch row"]) -> None:
+    """Refuses eigenvalues that no covariance has: powers are not negative.
+
+    Scenes that are not finite pass, as in `check_covariance`.
+
+    Args:
+        values: eigenvalues; linear power.
+
+    Raises:
+        ValueError: one is negative beyond rounding.
+    """
+    if torch.compiler.is_compiling():
+        return
+    with torch.no_grad():
+        lowest, largest = values.amin(-1), values.abs().amax(-1)
+        negative = (lowest < -_HERMITIAN_TOLERANCE * largest).flatten()
+        if negative.any():
+            scene = int(negative.int().argmax())
+            raise ValueError(
+                "a covariance must have no negative eigenvalue: got "
+                f"{float(lowest.flatten()[scene]):.3g} in scene {scene}, with the largest "
+                f"{float(largest.flatten()[scene]):.3g}. Pass sample_covariance(y)."
+            )
+
+
 def check_n_sources(
     n_sources: int | Int[Tensor, "*batch"], n_sensors: int, highest: int, method: str
 ) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from musicnet.estimation.hermitian import (
     check_covariance,
+    check_definite,
     check_n_sources,
     hermitian_eigen,
     source_slots,
@@ -99,6 +100,7 @@ def bartlett_beams(covariance: Covariance) -> Beams:
     """
     check_covariance(covariance)
     values, vectors = hermitian_eigen(covariance)
+    check_definite(values)
     return Beams(vectors, values)
 
 
@@ -114,6 +116,7 @@ def capon_beams(covariance: Covariance, loading: float = 1e-3) -> Beams:
     """
     check_covariance(covariance)
     values, vectors = hermitian_eigen(covariance)
+    check_definite(values)
     floor = (loading * values.mean(-1, keepdim=True)).clamp_min(torch.finfo(values.dtype).tiny)
     # a quiet observation must not overflow the score: the mean power sets the unit
     return Beams(vectors, -floor / (values.clamp_min(0.0) + floor))
@@ -136,6 +139,7 @@ def music_beams(covariance: Covariance, n_sources: int | Int[Tensor, "*batch"]) 
     n_rows = covariance.shape[-1]
     check_n_sources(n_sources, n_rows, n_rows - 1, "MUSIC")
     values, vectors = hermitian_eigen(covariance)
+    check_definite(values)
     n_slots, present = source_slots(n_sources, values[..., 0])
     return Beams(vectors[..., n_rows - n_slots :].flip(-1), present.to(values.dtype))
 
