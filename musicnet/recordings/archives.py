@@ -2,6 +2,7 @@
 
 import re
 import stat
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,11 @@ MAX_BYTES = 2 * 1024**3
 """Largest file, and largest content of an archive, that is read."""
 
 
+# a header is a literal of Python's, which numpy hands to Python's own reader
+_HEADER_ERRORS = (
+    *(ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path folds the second slash
 
 
@@ -106,7 +112,7 @@ def read_header(stream: BinaryIO, name: str, n_bytes: int) -> Header:
         version = npy.read_magic(stream)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, is_fortran, dtype = reader(stream)
-    except (ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError) as error:
+    except _HEADER_ERRORS as error:
         reason = " ".join(str(error).split())[:100]
         raise RecordingError(f"{name} is not a numpy array ({reason}).") from error
     if dtype.hasobject:

@@ -138,7 +138,11 @@ def _from_file(path: Path, word: str) -> ArrayDescription:
         tree = {"positions_m": tree}
     keys = [key for key in _KEYS if isinstance(tree, dict) and key in tree]
     if len(keys) != 1:
-        found = [reprlib.repr(key) for key in tree][:8] if isinstance(tree, dict) else type(tree).__name__
+        found = (
+            [reprlib.repr(key) for key in tree][:8]
+            if isinstance(tree, dict)
+            else type(tree).__name__
+        )
         raise RecordingError(f"{path} must hold one of {', '.join(_KEYS)}: got {found}.")
     return ArrayDescription(_places(path, keys[0], tree[keys[0]]), _KEYS[keys[0]], word)
 
@@ -162,7 +166,9 @@ def _rows(path: Path, text: str) -> list[list[float]]:
 
 def _places(path: Path, key: str, rows: Any) -> tuple[tuple[float, float, float], ...]:
     if not isinstance(rows, Sequence) or isinstance(rows, str) or len(rows) < 2:
-        raise RecordingError(f"{path}:{key} must list at least two elements: got {reprlib.repr(rows)}.")
+        raise RecordingError(
+            f"{path}:{key} must list at least two elements: got {reprlib.repr(rows)}."
+        )
     if len(rows) > MAX_ELEMENTS:
         raise RecordingError(f"{path}:{key} has {len(rows)} elements, the limit is {MAX_ELEMENTS}.")
     places = []
@@ -170,7 +176,8 @@ def _places(path: Path, key: str, rows: Any) -> tuple[tuple[float, float, float]
         is_place = isinstance(row, list) and len(row) in (2, 3)
         if not is_place or not all(map(_is_number, row)):
             raise RecordingError(
-                f"{path}:{key}[{index}] must be [x, y] or [x, y, z], finite: got {reprlib.repr(row)}."
+                f"{path}:{key}[{index}] must be [x, y] or [x, y, z], finite: got "
+                f"{reprlib.repr(row)}."
             )
         x, y, *z = map(float, row)
         places.append((x, y, *z) if z else (x, y, 0.0))
