@@ -27,7 +27,12 @@ from musicnet.commands.parsing import (
 )
 from musicnet.commands.positions_files import FORMAT, Journal, write_positions, write_tree
 from musicnet.commands.progress import progress_bar
-from musicnet.commands.recording_options import add_recording_options, setup_of
+from musicnet.commands.recording_options import (
+    add_bearing_options,
+    add_recording_options,
+    around_of,
+    setup_of,
+)
 from musicnet.commands.scene_answers import (
     SCENES_AT_ONCE,
     Asked,
@@ -86,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
             new_figure()  # says what to install
         if len({str(file) for file in files}) < len(files):
             raise ValueError("every file must be named once: got one twice.")
-        setup = setup_of(arguments)
+        setup, arguments.around = setup_of(arguments), around_of(arguments)
         journal = Journal(arguments.output, _question(arguments, files))
     except _REFUSALS as error:
         sys.stderr.write(told(error))
@@ -139,7 +144,7 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
     journal.remove()
     # not before the work: a refusal is one line
     for line in dict.fromkeys(choice_of(arguments.method, one.weights) for one in good):
-        sys.stderr.write(f"{line}\n" if line else "")
+        sys.stderr.write(f"{line}\n" if line and arguments.around is None else "")
     return BAD_INPUT if n_bad or len(good) < len(outcomes) else 0
 
 
@@ -191,7 +196,8 @@ def _file_answers(
         if stream.n_true is None:
             raise no_labels()
         most = int(stream.n_true.max())
-    outcome.weights = weights_for(stream.head, arguments.method, arguments.weights, most)
+    if arguments.around is None:
+        outcome.weights = weights_for(stream.head, arguments.method, arguments.weights, most)
     bad: dict[int, str] = {}
     for chunk in stream.chunks(start):
         bad |= chunk.faults
@@ -211,7 +217,12 @@ def _chunk_entries(
     }
     if chunk.recording is not None:
         good = answers(
-            chunk.recording, arguments.method, arguments.n_sources, weights, arguments.batch_size
+            chunk.recording,
+            arguments.method,
+            arguments.n_sources,
+            weights,
+            arguments.batch_size,
+            arguments.around,
         )
         found |= dict(zip(chunk.good, good, strict=True))
     return [
@@ -229,6 +240,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
     names = (
         *("method", "n_sources", "array", "frequency", "speed", "wavelength"),
         *("snapshots", "azimuth_deg", "elevation_deg", "range_m"),
+        *("bearing_deg", "plane_elevation_deg"),
     )
     return {"command": "localize", **{name: getattr(arguments, name) for name in names}}
 
@@ -334,6 +346,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"scenes at once (default: {SCENES_AT_ONCE}); answers do not depend on it",
     )
     add_recording_options(parser)
+    add_bearing_options(parser)
     return parser
 
 

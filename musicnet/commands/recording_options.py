@@ -3,6 +3,7 @@
 import argparse
 import math
 
+from musicnet.localization.bearings import Around
 from musicnet.recordings.array_descriptions import read_array
 from musicnet.recordings.setup import Setup
 
@@ -53,6 +54,58 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("NEAR", "FAR"),
         help="range to search; without it sources are far",
+    )
+
+
+def add_bearing_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of arrays that hear all around.
+
+    Args:
+        parser: of a command that localises.
+    """
+    group = parser.add_argument_group(
+        "bearings",
+        "Counter-clockwise from +x, all sources at one elevation above the plane of the array. "
+        "Snapshots of uca:... are searched so, unless azimuth, elevation or range are given.",
+    )
+    group.add_argument(
+        "--bearing-deg", type=_number, nargs=2, metavar=("LOW", "HIGH"), help="bearings to search"
+    )
+    group.add_argument(
+        "--plane-elevation-deg",
+        type=_number,
+        metavar="DEG",
+        help="of the sources above the plane of the array (default: 0, in it)",
+    )
+
+
+def around_of(arguments: argparse.Namespace) -> Around | None:
+    """Whether bearings are asked for, and where.
+
+    Args:
+        arguments: of a parser with all options.
+
+    Returns:
+        None where directions and ranges are.
+
+    Raises:
+        ValueError: numbers that cannot be, or options that contradict each other.
+    """
+    is_asked = arguments.bearing_deg is not None or arguments.plane_elevation_deg is not None
+    others = [arguments.azimuth_deg, arguments.elevation_deg, arguments.range_m]
+    has_sector = any(one is not None for one in others)
+    is_ring = (arguments.array or "").startswith("uca:")
+    if not is_asked and (has_sector or not is_ring or arguments.method != "auto"):
+        return None
+    if has_sector or arguments.method != "auto" or arguments.weights is not None:
+        raise ValueError(
+            "bearings are found by maximum likelihood in a sector of their own: got --bearing-deg "
+            "or --plane-elevation-deg beside --azimuth-deg, --elevation-deg, --range-m, --method "
+            "or --weights. Leave one or the other out."
+        )
+    return Around(
+        elevation_deg=arguments.plane_elevation_deg or 0.0,
+        bearing_deg=_pair(arguments.bearing_deg) or (-180.0, 180.0),
     )
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from musicnet.coordinates import angles, to_xyz
 from musicnet.localization import Estimates, localize
+from musicnet.localization.bearings import Around, localize_bearings
 from musicnet.networks.pretrained import Pretrained
 from musicnet.recordings.observation_files import ObservationFile
+from musicnet.scene.array import is_ring
 from musicnet.scene.snapshots import Observation
 
 SCENES_AT_ONCE = 256
@@ -26,6 +28,7 @@ def answers(
     asked: Asked,
     pretrained: Pretrained | None = None,
     at_once: int = SCENES_AT_ONCE,
+    around: Around | None = None,
 ) -> list[dict[str, Any]]:
     """Localises all scenes of a recording.
 
@@ -35,6 +38,7 @@ def answers(
         asked: how many sources.
         pretrained: the network of methods neural and auto.
         at_once: scenes of a batch; answers do not depend on it.
+        around: where bearings are looked for; None looks for directions and ranges.
 
     Returns:
         An entry for each scene, in their order; JSON types.
@@ -43,7 +47,8 @@ def answers(
         ValueError: the method does not fit the recording, or there are no labels to count.
     """
     counts = counts_of(recording, asked)
-    is_far = recording.region.inverse_range == (0.0, 0.0)
+    is_far = around is not None or recording.region.inverse_range == (0.0, 0.0)
+    has_bearings = around is not None or is_ring(recording.positions)
     entries: dict[int, dict[str, Any]] = {}
     for index, operator in _groups(recording, at_once):
         heard = Observation(
@@ -55,9 +60,13 @@ def answers(
         )
         started = time.process_time()
         known = counts if counts is None or isinstance(counts, int) else counts[index]
-        found = localize(heard, method, known, region=recording.region, pretrained=pretrained)
+        if around is not None:
+            found = localize_bearings(heard, known, around=around)
+        else:
+            found = localize(heard, method, known, region=recording.region, pretrained=pretrained)
+        columns = _columns(found, is_far=is_far, has_bearings=has_bearings)
         cpu_ms = 1e3 * (time.process_time() - started) / len(index)
-        for scene, entry in zip(index.tolist(), _entries(found, is_far=is_far), strict=True):
+        for scene, entry in zip(index.tolist(), _entries(found, columns), strict=True):
             entries[scene] = {"n_sources": 0, "cpu_ms": cpu_ms, **entry}
     return [entries[scene] for scene in range(recording.n_scenes)]
 
@@ -104,9 +113,9 @@ def _groups(
             yield some, operator
 
 
-def _entries(found: Estimates, *, is_far: bool) -> Iterator[dict[str, Any]]:
+def _entries(found: Estimates, tensors: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
     """What the file says about each scene."""
-    columns = {name: _plain(values) for name, values in _columns(found, is_far=is_far).items()}
+    columns = {name: _plain(values) for name, values in tensors.items()}
     likelihoods = _plain(found.log_likelihood)
     resolved = found.sources.resolved
     # what the method declares and has not found stands last
@@ -126,7 +135,7 @@ def _entries(found: Estimates, *, is_far: bool) -> Iterator[dict[str, Any]]:
         }
 
 
-def _columns(found: Estimates, *, is_far: bool) -> dict[str, Tensor]:
+def _columns(found: Estimates, *, is_far: bool, has_bearings: bool) -> dict[str, Tensor]:
     """Name -> value of every source, [scene, source]; units are in the names."""
     parameters = found.sources.parameters.double()
     azimuth, elevation = angles(parameters)
@@ -138,7 +147,14 @@ def _columns(found: Estimates, *, is_far: bool) -> dict[str, Tensor]:
         at_infinity = (rho == 0)[..., None]
         points = points.masked_fill(at_infinity, torch.nan)
         spread = spread.masked_fill(at_infinity, torch.nan)
+    bearings = {}
+    if has_bearings:
+        bearings = {
+            "bearing_deg": found.bearing.rad2deg(),
+            "std_bearing_deg": found.std_bearing.rad2deg(),
+        }
     return {
+        **bearings,
         "azimuth_deg": azimuth.rad2deg(),
         "elevation_deg": elevation.rad2deg(),
         "range_m": torch.where(rho == 0, torch.nan, rho.reciprocal()),
