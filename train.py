@@ -4,6 +4,7 @@ Composes conf/ into one tree, builds it, fits, and gives the objective to a swee
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ def _refuse(reason: str) -> int:
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """The tree as plain data, interpolations replaced."""
+    _check_environment(OmegaConf.to_container(cfg, resolve=False), "")
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -96,6 +98,23 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{error.full_key}: {_first_line(error)}") from error
     return {str(key): value for key, value in dict(tree).items()}  # type: ignore[arg-type]
+
+
+def _check_environment(node: Any, path: str) -> None:
+    """Refuse values of the environment: the resolved tree is written to config.yaml."""
+    items = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node if isinstance(node, list) else [])
+    )
+    for key, value in items:
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, str) and re.search(r"\$\{\s*oc\.env\s*:", value):
+            raise ConfigurationError(
+                f"{name} must not come from the environment: got {value!r}. A run writes its "
+                "configuration to config.yaml, and secrets have no place there."
+            )
+        _check_environment(value, name)
 
 
 def _check_nulls(cfg: DictConfig) -> None:

@@ -20,12 +20,18 @@ from musicnet.cli import (
 COMMANDS = {
     "localize": "musicnet.commands.localize",
     "evaluate": "musicnet.commands.evaluate",
+    "inspect": "musicnet.commands.inspect",
+    "convert": "musicnet.commands.convert",
+    "export": "musicnet.commands.export",
 }
 """Word -> module whose `run` takes what follows it."""
 
+SIMULATE = "simulate"
+"""The command that has to know experiments as well."""
+
 USAGE = (
     "usage: python -m musicnet {fit,validate,test,predict} --config <run>/config.yaml [--help]\n"
-    f"       python -m musicnet {{{','.join(COMMANDS)}}} ... [--help]"
+    f"       python -m musicnet {{{','.join([*COMMANDS, SIMULATE])}}} ... [--help]"
 )
 
 
@@ -41,6 +47,12 @@ def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in COMMANDS:
         exit_code: int = importlib.import_module(COMMANDS[argv[0]]).run(argv[1:])
         return exit_code
+    if argv and argv[0] == SIMULATE:
+        # neither may import the other: experiments are Hydra's, and commands do without it
+        simulate = importlib.import_module("musicnet.commands.simulate")
+        scenes = importlib.import_module("musicnet.cli.scenes")
+        simulated: int = simulate.run(argv[1:], scenes.experiment_scene)
+        return simulated
     with console(), launch_environment():
         try:
             cli = inherited_cli() or _build(argv)
@@ -60,7 +72,7 @@ def _build(argv: Sequence[str]) -> MusicCLI:
             return MusicCLI(args, verb=verb)
     raise ConfigurationError(
         f"the first word must say what to do: got {word!r}. "
-        f"{nearest(word, [*get_args(Verb), *COMMANDS])}"
+        f"{nearest(word, [*get_args(Verb), *COMMANDS, SIMULATE])}"
     )
 
 

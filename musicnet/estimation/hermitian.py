@@ -33,6 +33,8 @@ def check_covariance(covariance: Covariance) -> None:
             f"a covariance of complex snapshots must be complex: got {covariance.dtype}. "
             "Convert it with .to(torch.complex64)."
         )
+    if torch.compiler.is_compiling():
+        return  # a graph cannot look at numbers
     with torch.no_grad():
         apart = (covariance - covariance.mH).abs().amax((-2, -1))
         largest = covariance.abs().amax((-2, -1))
@@ -43,6 +45,31 @@ def check_covariance(covariance: Covariance) -> None:
                 f"a covariance must be Hermitian: got |R - R^H| up to {float(apart.max()):.3g} "
                 f"with |R| up to {float(largest.max()):.3g}, first in scene {scene}. "
                 "Pass 0.5 * (R + R.mH), or check for a missing conjugate."
+            )
+
+
+def check_definite(values: Float[Tensor, "*batch row"]) -> None:
+    """Refuses eigenvalues that no covariance has: powers are not negative.
+
+    Scenes that are not finite pass, as in `check_covariance`.
+
+    Args:
+        values: eigenvalues; linear power.
+
+    Raises:
+        ValueError: one is negative beyond rounding.
+    """
+    if torch.compiler.is_compiling():
+        return
+    with torch.no_grad():
+        lowest, largest = values.amin(-1), values.abs().amax(-1)
+        negative = (lowest < -_HERMITIAN_TOLERANCE * largest).flatten()
+        if negative.any():
+            scene = int(negative.int().argmax())
+            raise ValueError(
+                "a covariance must have no negative eigenvalue: got "
+                f"{float(lowest.flatten()[scene]):.3g} in scene {scene}, with the largest "
+                f"{float(largest.flatten()[scene]):.3g}. Pass sample_covariance(y)."
             )
 
 

@@ -3,7 +3,7 @@
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from musicnet.estimation.hermitian import check_covariance, hermitian_eigen
+from musicnet.estimation.hermitian import check_covariance, check_definite, hermitian_eigen
 from musicnet.estimation.spectrum import load_diagonal
 from musicnet.shapes import Covariance
 
@@ -48,4 +48,6 @@ def noise_subspace(covariance: Covariance, n_sources: int) -> Complex[Tensor, "*
             f"n_sources={n_sources}, n_sensors={n_rows}. Use a larger array, or n_sources <= "
             f"{n_rows - 1}."
         )
-    return eigen_decomposition(covariance)[1][..., : n_rows - n_sources]
+    values, vectors = eigen_decomposition(covariance)
+    check_definite(values)
+    return vectors[..., : n_rows - n_sources]

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from musicnet.learning.batches import PlannedData, SceneBatch, Split
 from musicnet.learning.recorded_scene import check_recording
-from musicnet.recordings.observation_files import ObservationFile, read_observations
+from musicnet.recordings.observation_files import ObservationFile
+from musicnet.recordings.shards import read_recording
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import Observation, block_generator, draw_blocks
 from musicnet.scene.sources import Sources
@@ -145,11 +146,13 @@ class SceneData(PlannedData):
 
 
 class RecordedData(PlannedData):
-    """Scenes of an observation file; training, validation and test look at the same ones.
+    """Scenes of an observation file, or of all files of a folder with a manifest.
+
+    Training, validation and test look at the same ones.
 
     Args:
         scene: the physics that the file must fit.
-        path: of the file.
+        path: of the file, or of the folder, which may be larger than memory.
         n_scenes: how many to take, from the first on; None takes all.
         batch_size: most scenes of a batch. All batches are about equally full, with as few
             operators each as that allows.
@@ -190,9 +193,9 @@ class RecordedData(PlannedData):
     def setup(self, stage: str) -> None:
         """Reads the file, once."""
         if not hasattr(self, "recording"):
-            recording = read_observations(Path(self.path), limit=self.n_scenes)
-            check_recording(recording, self.scene, self.path, self.n_scenes)
-            self.recording = recording
+            large = read_recording(Path(self.path), limit=self.n_scenes)
+            check_recording(large.known, self.scene, self.path, self.n_scenes)
+            self.recording, self._received = large.known, large.received
 
     @override
     def plan(self, split: Split) -> Sequence[tuple[tuple[int, ...], ...]]:
@@ -228,7 +231,7 @@ class RecordedData(PlannedData):
         recording = self.recording
         operator = recording.operator[int(recording.operator_index[scenes[0]])]
         return Observation(
-            y=recording.y[scenes][None],
+            y=self._received(scenes)[None],
             operator=operator[None],
             noise_power=recording.noise_power[scenes][None],
             positions=recording.positions,

@@ -47,6 +47,20 @@ class Estimates:
         return azimuth.to(self.covariance.dtype), elevation.to(self.covariance.dtype)
 
     @property
+    def bearing(self) -> Float[Tensor, "*batch source"]:
+        """Direction in the plane of the array, counter-clockwise from +x; radians."""
+        return torch.atan2(self.sources.v, self.sources.u)
+
+    @property
+    def std_bearing(self) -> Float[Tensor, "*batch source"]:
+        """Standard deviation of the bearing, radians; infinite at boresight, which has none."""
+        u, v = self.sources.u.double(), self.sources.v.double()
+        across = torch.stack((-v, u), dim=-1) / (u * u + v * v)[..., None]
+        plane = self.covariance[..., :2, :2].double()
+        variance = (across[..., None, :] @ plane @ across[..., None]).squeeze(-1).squeeze(-1)
+        return variance.clamp_min(0.0).sqrt().to(self.covariance.dtype)
+
+    @property
     def std_range(self) -> Float[Tensor, "*batch source"]:
         """Standard deviation of the range, metres; NaN in the far field, which has none."""
         rho = self.sources.inverse_range

@@ -34,7 +34,7 @@ def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         # "x" keeps the permissions that the user's umask gives; tempfile would make it private.
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

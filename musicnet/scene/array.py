@@ -182,6 +182,31 @@ def rectangle_shape(positions: Positions, wavelength: float) -> tuple[int, int, 
     return (n_horizontal, n_vertical, spacing) if float(apart) < 1e-3 * spacing else None
 
 
+def is_ring(positions: Positions) -> bool:
+    """Whether the elements stand on a circle parallel to the x-y plane, and not on a line.
+
+    Args:
+        positions: metres, any origin.
+
+    Returns:
+        True for rings of three elements and more, which tell bearings all around.
+
+    Example:
+        >>> ring = ArrayGeometry(5, kind="ring").positions(1.0)
+        >>> is_ring(ring), is_ring(ArrayGeometry(5).positions(1.0))
+        (True, False)
+    """
+    places = positions.double().cpu()
+    if len(places) < 3:
+        return False
+    from_centre = places - places.mean(0)
+    radii = from_centre[:, :2].norm(dim=1)
+    size = radii.max()
+    is_even = bool(((radii - radii.mean()).abs().max() < 1e-3 * size) & (size > 0))
+    is_level = bool(from_centre[:, 2].abs().max() < 1e-3 * size)
+    return is_even and is_level
+
+
 def is_mirrored(positions: Positions) -> bool:
     """Whether the elements in reverse order are the array's mirror image through its centre.
 

@@ -45,6 +45,7 @@ REFUSED = {
     "scene.sources.n_max=two": "scene.sources.n_max must be int: got 'two'",
     "scene.symbols=pilots": "scene.symbols must be 'pilot' or 'data': got 'pilots'",
     "gate.zero=skp": "gate.zero must be .*got 'skp'",
+    "callbacks.checkpoint.init_args.save_last=flase": "save_last must be .*got 'flase'",
     "gate=null": "gate=null cannot be set",
     "trainer.max_epochs=many": "trainer.max_epochs must be int or null: got 'many'",
     "seed_everything=abc": "seed_everything must be bool or int: got 'abc'",
@@ -82,6 +83,7 @@ REFUSED = {
     "scene.sources.count_weights=[1,1,-1,1]": "count_weights must hold .*got .1.0, 1.0, -1.0, 1.0",
     "~gate": "gate",
     "optimizer.init_args.lr=${nothing}": "Interpolation key 'nothing' not found",
+    "model.init_args.schedule=${oc.env:HOME}": "schedule must not come from the env",
     "nonsense": "Error parsing override 'nonsense'",
     "trainer.accelerator=gpuu": "gpuu",
 }

@@ -1,0 +1,122 @@
+"""Folders of recordings with a manifest: which files, with which content, none twice.
+
+``manifest.json`` lists the shards of a folder with the sha256 of each: what has no checksum of its
+own has one there.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from musicnet.recordings.archives import RecordingError, read_regular_file
+from musicnet.recordings.lazy_arrays import sha256_of
+from musicnet.recordings.streams import open_observations
+from musicnet.records.atomic_files import write_json
+
+NAME = "manifest.json"
+FORMAT = "musicnet.manifest/1"
+
+_SUFFIXES = (".npz", ".h5", ".hdf5", ".mat")
+_LARGEST = 64 * 1024**2
+_KEYS = {"file": str, "sha256": str, "n_scenes": int}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a folder.
+
+    Args:
+        file: its name in the folder, with ``/`` between parts.
+        sha256: of its content, in hexadecimal.
+        n_scenes: in it.
+    """
+
+    file: str
+    sha256: str
+    n_scenes: int
+
+
+def write_manifest(folder: Path) -> list[Shard]:
+    """Looks at all recordings of a folder and lists them.
+
+    Args:
+        folder: with observation files, also in folders of its own.
+
+    Returns:
+        What was listed.
+
+    Raises:
+        OSError: a file cannot be read, or the manifest not written.
+        RecordingError: a file is no observation file, or there is none.
+    """
+    shards = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _SUFFIXES:
+            with open_observations(path) as stream:
+                name = path.relative_to(folder).as_posix()
+                shards.append(Shard(name, stream.sha256, stream.n_scenes))
+    if not shards:
+        raise RecordingError(f"{folder} holds no recordings ({', '.join(_SUFFIXES)}).")
+    write_json(folder / NAME, {"format": FORMAT, "shards": [asdict(shard) for shard in shards]})
+    return shards
+
+
+def read_manifest(folder: Path) -> list[tuple[Path, Shard]]:
+    """The shards that a manifest lists; each is there, inside the folder, and as it was.
+
+    Args:
+        folder: with a manifest.
+
+    Returns:
+        Path and entry of each.
+
+    Raises:
+        OSError: there is no manifest, or a shard cannot be read.
+        RecordingError: the manifest is damaged, or a shard is not what it says.
+    """
+    path = folder / NAME
+    try:
+        tree = json.loads(read_regular_file(path, _LARGEST))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RecordingError):
+            raise
+        raise RecordingError(f"{path} is no JSON ({' '.join(str(error).split()):.120}).") from error
+    listed = tree.get("shards") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(listed, list):
+        raise RecordingError(f"{path} must be a {FORMAT} with a list of shards.")
+    shards = [_shard(path, index, entry) for index, entry in enumerate(listed)]
+    if not shards:
+        raise RecordingError(f"{path}:shards lists nothing.")
+    found: dict[Path, Shard] = {}
+    for index, shard in enumerate(shards):
+        place = _inside(folder, shard, f"{path}:shards[{index}]")
+        if place in found:
+            raise RecordingError(f"{path}:shards[{index}] lists {shard.file!r} twice.")
+        if (own := sha256_of(place)) != shard.sha256:
+            raise RecordingError(
+                f"{place} fails its checksum: sha256 {own[:16]}..., {NAME} says "
+                f"{shard.sha256[:16]}...."
+            )
+        found[place] = shard
+    return list(found.items())
+
+
+def _shard(path: Path, index: int, entry: Any) -> Shard:
+    is_whole = isinstance(entry, dict) and set(entry) == set(_KEYS)
+    if not is_whole or any(type(entry[key]) is not kind for key, kind in _KEYS.items()):
+        raise RecordingError(
+            f"{path}:shards[{index}] must hold {', '.join(_KEYS)}: got {entry!r:.80}."
+        )
+    return Shard(**entry)
+
+
+def _inside(folder: Path, shard: Shard, name: str) -> Path:
+    """The place of a shard; links are followed, but not out of the folder."""
+    outside = RecordingError(f"{name} {shard.file!r} is outside the data folder.")
+    if "\0" in shard.file or "\\" in shard.file:
+        raise outside
+    place = (folder / shard.file).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise outside
+    return place

@@ -1,0 +1,88 @@
+"""The public door: a recording in, estimates out, and no trainer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import musicnet
+from musicnet.commands.scene_answers import answers
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+@pytest.mark.parametrize("name", ["ula_far_24", "ula_near_16", "ris_pilot_48"])
+def test_five_lines_say_what_the_command_says(name):
+    recording = musicnet.read(DATA / f"{name}.npz")
+    found = musicnet.localize(recording, "nomp")
+    entries = answers(recording, "nomp", None)
+    assert found.n_sources.tolist() == [entry["n_sources"] for entry in entries]
+    for scene, entry in enumerate(entries):
+        resolved = found.sources.resolved[scene]
+        ours = found.sources.xyz[scene][resolved].double()
+        theirs = [[source[axis] for axis in "xyz"] for source in entry["sources"]]
+        torch.testing.assert_close(
+            ours, torch.tensor(theirs).reshape(-1, 3).double(), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_known_numbers_may_differ_from_scene_to_scene():
+    recording = musicnet.read(DATA / "ris_pilot_48.npz")
+    counts = recording.truth.n_sources
+    found = musicnet.localize(recording, n_sources=counts)
+    assert torch.equal(found.n_sources, counts)
+    assert found.method == "neural"
+
+
+def test_a_bare_observation_is_searched_in_front_of_the_array():
+    recording = musicnet.read(DATA / "ula_far_24.npz")
+    heard = musicnet.Observation(
+        recording.y[:4],
+        recording.operator[0],
+        recording.noise_power[:4],
+        recording.positions,
+        recording.wavelength,
+    )
+    found = musicnet.localize(heard, "nomp", recording.truth.n_sources[:4])
+    whole = musicnet.localize(recording, "nomp", recording.truth.n_sources)
+    n_slots = found.sources.resolved.shape[-1]
+    torch.testing.assert_close(
+        found.sources.u.nan_to_num(9),
+        whole.sources.u[:4, :n_slots].nan_to_num(9),
+        atol=1e-4,
+        rtol=0,
+    )
+
+
+def test_snapshots_alone_are_read_with_an_array(tmp_path):
+    np.save(tmp_path / "r.npy", musicnet.read(DATA / "ula_far_24.npz").y[0].numpy())
+    recording = musicnet.read(tmp_path / "r.npy", array="ula:8:0.5w", n_snapshots=50)
+    assert recording.y.shape == (1, 50, 8)
+
+
+def test_a_bad_scene_is_refused():
+    with pytest.raises(OSError, match="no such file"):
+        musicnet.read("nothing.npz")
+
+
+def test_what_is_not_there_is_said():
+    with pytest.raises(AttributeError, match="no attribute 'localise'"):
+        musicnet.localise  # noqa: B018
+
+
+def test_estimators_need_no_trainer():
+    lines = (
+        "import sys, musicnet",
+        f"recording = musicnet.read({str(DATA / 'ula_far_24.npz')!r})",
+        "found = musicnet.localize(recording, 'esprit')",
+        "assert found.sources.resolved.any()",
+        "foreign = {'lightning', 'pytorch_lightning', 'hydra', 'omegaconf', 'matplotlib'}",
+        "print(sorted(foreign & set(sys.modules)))",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "[]"
