@@ -6,16 +6,22 @@ request. The scenes are fixed and training never sees them.
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from musicnet.commands.parsing import (
+    BAD_INPUT,
+    OneLineParser,
+    check_file_target,
+    check_folder_target,
+    told,
+)
 from musicnet.learning.checkpoint_weights import read_checkpoint
 from musicnet.localization.evaluation import (
     BASELINE,
@@ -37,7 +43,6 @@ FORMAT = "musicnet.evaluation/1"
 
 QUICK_SNR_DB = (0.0, 20.0)
 
-_BAD_INPUT = 1
 _COLUMNS = {
     "median": "median",
     "rmse": "rmse",
@@ -74,8 +79,8 @@ def run(argv: Sequence[str]) -> int:
         if arguments.plots is not None:
             _draw(arguments.plots, pretrained, tree["rows"], plan)
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return _BAD_INPUT
+        sys.stderr.write(told(error))
+        return BAD_INPUT
     return 0
 
 
@@ -205,25 +210,14 @@ def _draw(folder: Path, pretrained: Pretrained, rows: Sequence[Row], plan: Plan)
 
 def _check_targets(file: Path | None, folder: Path | None) -> None:
     """Finds out before the work, not after it, where the answer cannot go."""
-    if file is not None and file.is_dir():
-        raise ValueError(f"--json must name a file: got the folder '{file}'.")
+    check_file_target("--json", file)
     if folder is not None:
         new_figure()  # says what to install
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--plots must name a folder: got the file '{folder}'.")
-    for word, target in (("--json", file), ("--plots", folder)):
-        if target is None:
-            continue
-        # folders that are missing are made; one above them is there
-        whole = target.absolute()
-        above = whole.parents if word == "--json" else (whole, *whole.parents)
-        place = next(parent for parent in above if parent.exists())
-        if not (place.is_dir() and os.access(place, os.W_OK)):
-            raise ValueError(f"{word} must lie in a folder that can be written: got '{target}'.")
+    check_folder_target("--plots", folder)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="python -m musicnet evaluate",
         description="How good trained weights are, beside classical methods and the bound: one row "
         "for each number of sources, signal-to-noise ratio and method.",
@@ -241,10 +235,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", help="of the scenes; default: fixed ones")
     parser.add_argument("--quick", action="store_true", help="few scenes: does it run at all?")
     return parser
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    """Refuses in one line instead of printing its usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. See --help.")

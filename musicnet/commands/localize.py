@@ -1,224 +1,288 @@
-"""`python -m musicnet localize FILE`: positions with error bars from recorded snapshots.
+"""`python -m musicnet localize FILE...`: positions with error bars from recorded snapshots.
 
-An observation file comes in; ``musicnet.positions/1``, a JSON tree, goes out. Labels in the file
-are not looked at, but for the number of sources where ``--n-sources truth`` asks for it.
+Recordings come in; ``musicnet.positions/1``, a JSON tree or a CSV table, goes out. Labels in a file
+are not looked at, but for the number of sources where ``--n-sources truth`` asks for it. A scene,
+or a file, that cannot be localised is named and left out; the others are kept, and the exit code
+is 1.
 """
 
 import argparse
-import json
-import os
+import hashlib
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
+from musicnet.commands.parsing import (
+    BAD_INPUT,
+    INTERRUPTED,
+    OneLineParser,
+    check_file_target,
+    check_folder_target,
+    told,
+)
+from musicnet.commands.positions_files import FORMAT, Journal, write_positions, write_tree
+from musicnet.commands.progress import progress_bar
+from musicnet.commands.recording_options import add_recording_options, setup_of
+from musicnet.commands.scene_answers import (
+    SCENES_AT_ONCE,
+    Asked,
+    answers,
+    bad_entry,
+    no_labels,
+)
 from musicnet.commands.weights_choice import choice_of, weights_for
-from musicnet.coordinates import angles, to_xyz
-from musicnet.localization import METHODS, Estimates, localize
+from musicnet.localization import METHODS
 from musicnet.networks.pretrained import Pretrained, shipped
-from musicnet.recordings.observation_files import ObservationFile, read_observations
-from musicnet.records.atomic_files import write_json
+from musicnet.plots.figures import new_figure
+from musicnet.plots.positions import draw_positions
+from musicnet.recordings.lazy_arrays import sha256_of
+from musicnet.recordings.setup import Setup
+from musicnet.recordings.sigmf_files import DATA, META
+from musicnet.recordings.streams import Chunk, ObservationStream, all_bad, open_observations
 from musicnet.records.provenance import collect_provenance
-from musicnet.scene.snapshots import Observation
 
-FORMAT = "musicnet.positions/1"
-"""What the output is, and its version."""
+_REFUSALS = (OSError, ValueError, ModuleNotFoundError)
 
-_BAD_INPUT = 1
-_SCENES_AT_ONCE = 256
 
-Asked = int | Literal["truth"] | None
+@dataclass
+class Outcome:
+    """How one file went.
+
+    Args:
+        name: of the file.
+        sha256: of its content; None where it was not read.
+        error: why the whole file was.
+        weights: that were used.
+    """
+
+    name: str
+    sha256: str | None = None
+    error: str | None = None
+    weights: Pretrained | None = None
 
 
 def run(argv: Sequence[str]) -> int:
-    """Localise the sources of a file.
+    """Localise the sources of files.
 
     Args:
         argv: what follows the word `localize`.
 
     Returns:
-        The exit code: 0, or 1 after one line on what is wrong.
+        The exit code: 0; 1 after a line on each thing that is wrong; 130 when interrupted.
     """
     try:
         arguments = _parser().parse_args(argv)
-        _check_output(arguments.file, arguments.output)
-        with warnings.catch_warnings(record=True) as noticed:
-            warnings.simplefilter("always")
-            recording = read_observations(arguments.file)
-        for notice in noticed:
-            sys.stderr.write(f"warning: {notice.message}\n")
-        most = _most(_counts(recording, arguments.n_sources))
-        pretrained = weights_for(recording, arguments.method, arguments.weights, most)
-        tree = positions(recording, arguments.method, arguments.n_sources, pretrained)
-        _write(tree, arguments.output)
-        # not before the work: a refusal is one line
-        if told := choice_of(arguments.method, pretrained):
-            sys.stderr.write(f"{told}\n")
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return _BAD_INPUT
-    return 0
+        files: list[Path] = arguments.file
+        check_file_target("--output", arguments.output, files)
+        check_folder_target("--plot", arguments.plot)
+        if arguments.plot is not None:
+            new_figure()  # says what to install
+        if len({str(file) for file in files}) < len(files):
+            raise ValueError("every file must be named once: got one twice.")
+        setup = setup_of(arguments)
+        journal = Journal(arguments.output, _question(arguments, files))
+    except _REFUSALS as error:
+        sys.stderr.write(told(error))
+        return BAD_INPUT
+    try:
+        return _localize_all(arguments, setup, journal)
+    except KeyboardInterrupt:
+        journal.close()
+        kept = f"; {journal.path} is kept, and the same command goes on" if journal.path else ""
+        sys.stderr.write(f"interrupted{kept}\n")
+        return INTERRUPTED
+    except _REFUSALS as error:
+        journal.remove()
+        sys.stderr.write(told(error))
+        return BAD_INPUT
 
 
-def positions(
-    recording: ObservationFile, method: str, asked: Asked, pretrained: Pretrained | None = None
-) -> dict[str, Any]:
-    """Localises all scenes of a recording.
+def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> int:
+    started = time.monotonic()
+    outcomes = _answer_all(arguments, setup, journal)
+    good = [one for one in outcomes if one.error is None]
+    sys.stderr.writelines(f"error: {one.error}\n" for one in outcomes if one.error is not None)
+    if not good:
+        journal.remove()
+        return BAD_INPUT
+    head, names = _head(arguments, outcomes), {one.name for one in good}
 
-    Args:
-        recording: what was heard.
-        method: one of `musicnet.localization.METHODS`.
-        asked: sources of every scene, "truth" to take their number from the labels, None to have
-            them counted.
-        pretrained: the network of methods neural and auto.
+    def kept() -> Iterator[dict[str, Any]]:
+        return (entry for entry in journal.entries() if entry["file"] in names)
 
-    Returns:
-        The tree of ``musicnet.positions/1``, JSON types only.
+    n_scenes, n_bad, n_resolved = _tally(kept())
+    if arguments.output is None:
+        write_tree(sys.stdout, head, kept())
+    else:
+        write_positions(arguments.output, head, kept())
+        pace = n_scenes / max(time.monotonic() - started, 1e-9)
+        print(f"{n_scenes} scenes, {n_resolved} sources: {arguments.output} ({pace:.3g} scenes/s)")
+    if arguments.plot is not None:
+        for picture in draw_positions(arguments.plot, kept()):
+            print(picture)
+    journal.remove()
+    # not before the work: a refusal is one line
+    for line in dict.fromkeys(choice_of(arguments.method, one.weights) for one in good):
+        sys.stderr.write(f"{line}\n" if line else "")
+    return BAD_INPUT if n_bad or len(good) < len(outcomes) else 0
 
-    Raises:
-        ValueError: the method does not fit the recording, or there are no labels to count.
-    """
-    counts = _counts(recording, asked)
-    is_far = recording.region.inverse_range == (0.0, 0.0)
-    scenes: dict[int, dict[str, Any]] = {}
-    for index, operator in _groups(recording):
-        heard = Observation(
-            y=recording.y[index],
-            operator=recording.operator[operator],
-            noise_power=recording.noise_power[index],
-            positions=recording.positions,
-            wavelength=recording.wavelength,
+
+def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> list[Outcome]:
+    """Fills the journal; a file that is refused stops nothing but itself, unless it is alone."""
+    done = journal.begin()
+    if done:
+        sys.stderr.write(f"going on after {done} scenes that are in {journal.path}\n")
+    outcomes = [Outcome(str(file)) for file in arguments.file]
+    with progress_bar() as advance:
+        for outcome, file in zip(outcomes, arguments.file, strict=True):
+            try:
+                with _warnings_told(), open_observations(file, setup) as stream:
+                    outcome.sha256 = stream.sha256
+                    start = min(done, stream.n_scenes)
+                    done -= start
+                    for entries in _file_answers(stream, arguments, outcome, start):
+                        journal.add(entries)
+                        advance(len(entries), stream.n_scenes, stream.path.name)
+            except _REFUSALS as error:
+                if len(outcomes) == 1:
+                    raise
+                outcome.error = " ".join(str(error).split())
+    return outcomes
+
+
+def _tally(entries: Iterator[dict[str, Any]]) -> tuple[int, int, int]:
+    """Scenes, bad ones, which are named, and sources."""
+    n_scenes = n_bad = n_resolved = 0
+    for entry in entries:
+        n_scenes += 1
+        n_resolved += sum(source["resolved"] for source in entry["sources"])
+        if "error" in entry:
+            n_bad += 1
+            sys.stderr.write(f"error: {entry['file']}:{entry['error']}; the scene is left out\n")
+    return n_scenes, n_bad, n_resolved
+
+
+def _file_answers(
+    stream: ObservationStream, arguments: argparse.Namespace, outcome: Outcome, start: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Entries of a file's scenes, some at a time."""
+    asked: Asked = arguments.n_sources
+    most = asked if isinstance(asked, int) else None
+    if asked == "truth":
+        if stream.n_true is None:
+            raise no_labels()
+        most = int(stream.n_true.max())
+    outcome.weights = weights_for(stream.head, arguments.method, arguments.weights, most)
+    bad: dict[int, str] = {}
+    for chunk in stream.chunks(start):
+        bad |= chunk.faults
+        if chunk.faults and (arguments.strict or len(bad) == stream.n_scenes):
+            raise all_bad(stream.path, bad, stream.n_scenes)
+        yield _chunk_entries(stream, chunk, arguments, outcome.weights)
+
+
+def _chunk_entries(
+    stream: ObservationStream,
+    chunk: Chunk,
+    arguments: argparse.Namespace,
+    weights: Pretrained | None,
+) -> list[dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {
+        scene: bad_entry(reason) for scene, reason in chunk.faults.items()
+    }
+    if chunk.recording is not None:
+        good = answers(
+            chunk.recording, arguments.method, arguments.n_sources, weights, arguments.batch_size
         )
-        started = time.process_time()
-        known = counts if counts is None or isinstance(counts, int) else counts[index]
-        found = localize(heard, method, known, region=recording.region, pretrained=pretrained)
-        cpu_ms = 1e3 * (time.process_time() - started) / len(index)
-        for scene, entry in zip(index.tolist(), _entries(found, is_far=is_far), strict=True):
-            scenes[scene] = {"scene": scene, "n_sources": 0, "cpu_ms": cpu_ms, **entry}
-    weights = pretrained and {"name": pretrained.name, "sha256": pretrained.sha256}
-    config = {"command": "localize", "method": method, "n_sources": asked, "weights": weights}
-    origin = collect_provenance(
-        config, data_hash=recording.sha256, code_folder=Path(__file__).parent
+        found |= dict(zip(chunk.good, good, strict=True))
+    return [
+        {"file": str(stream.path), "scene": scene, **_when(stream, scene), **found[scene]}
+        for scene in range(chunk.first, chunk.first + chunk.n_scenes)
+    ]
+
+
+def _when(stream: ObservationStream, scene: int) -> dict[str, float]:
+    return {} if stream.rate_hz is None else {"time_s": scene / stream.rate_hz}
+
+
+def _config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked, in JSON types."""
+    names = (
+        *("method", "n_sources", "array", "frequency", "speed", "wavelength"),
+        *("snapshots", "azimuth_deg", "elevation_deg", "range_m"),
     )
+    return {"command": "localize", **{name: getattr(arguments, name) for name in names}}
+
+
+def _question(arguments: argparse.Namespace, files: Sequence[Path]) -> dict[str, Any]:
+    """Which data, and what is asked of them: a journal of another question is another's."""
+    return {
+        "format": FORMAT,
+        **_config(arguments),
+        "weights": arguments.weights,
+        "files": [[str(file), _hash_or_none(file)] for file in files],
+    }
+
+
+def _hash_or_none(file: Path) -> str | None:
+    try:
+        return sha256_of(file.with_suffix(DATA) if file.suffix == META else file)
+    except (OSError, ValueError):
+        return None  # said in its turn
+
+
+def _head(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    used = next((one.weights for one in outcomes if one.weights is not None), None)
+    weights = used and {"name": used.name, "sha256": used.sha256}
+    config = {**_config(arguments), "weights": weights}
+    hashes = [one.sha256 or "" for one in outcomes]
+    data = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    origin = collect_provenance(config, data_hash=data, code_folder=Path(__file__).parent)
     return {
         "format": FORMAT,
         "provenance": {**asdict(origin), "config": config},
-        "scenes": [scenes[scene] for scene in range(recording.n_scenes)],
+        "files": [
+            {
+                "file": one.name,
+                "sha256": one.sha256,
+                "weights": one.weights and one.weights.name,
+                "error": one.error,
+            }
+            for one in outcomes
+        ],
     }
 
 
-def _counts(recording: ObservationFile, asked: Asked) -> int | Int[Tensor, " scene"] | None:
-    if asked != "truth":
-        return asked
-    if recording.truth is None:
-        raise ValueError(
-            "--n-sources truth needs labels: the file has no 'truth_xyz'. Give a number, or leave "
-            "--n-sources out to have the sources counted."
-        )
-    return recording.truth.n_sources
-
-
-def _most(counts: int | Int[Tensor, " scene"] | None) -> int | None:
-    return int(counts.max()) if isinstance(counts, Tensor) else counts
-
-
-def _groups(recording: ObservationFile) -> Iterator[tuple[Int[Tensor, " scene"], int]]:
-    """Scenes that share an operator share its costs."""
-    for operator in sorted(set(recording.operator_index.tolist())):
-        index = (recording.operator_index == operator).nonzero().squeeze(-1)
-        for some in index.split(_SCENES_AT_ONCE):
-            yield some, operator
-
-
-def _entries(found: Estimates, *, is_far: bool) -> Iterator[dict[str, Any]]:
-    """What the file says about each scene."""
-    columns = _columns(found, is_far=is_far)
-    resolved = found.sources.resolved
-    for scene, n_declared in enumerate(found.n_sources.tolist()):
-        # what the method declares and has not found stands last
-        slots = resolved[scene].to(torch.uint8).argsort(descending=True, stable=True)[:n_declared]
-        yield {
-            "n_sources": n_declared,
-            "log_likelihood": _number(found.log_likelihood[scene]),
-            "sources": [
-                {
-                    **{name: _number(values[scene, slot]) for name, values in columns.items()},
-                    "resolved": bool(resolved[scene, slot]),
-                    "method": found.method,
-                }
-                for slot in slots.tolist()
-            ],
-        }
-
-
-def _columns(found: Estimates, *, is_far: bool) -> dict[str, Tensor]:
-    """Name -> value of every source, [scene, source]; units are in the names."""
-    parameters = found.sources.parameters.double()
-    azimuth, elevation = angles(parameters)
-    std_azimuth, std_elevation = found.std_angles
-    rho = parameters[..., 2]
-    points, spread = to_xyz(parameters), found.std_xyz
-    if not is_far:
-        # among metres a unit vector would read as a source a metre away
-        at_infinity = (rho == 0)[..., None]
-        points = points.masked_fill(at_infinity, torch.nan)
-        spread = spread.masked_fill(at_infinity, torch.nan)
-    return {
-        "azimuth_deg": azimuth.rad2deg(),
-        "elevation_deg": elevation.rad2deg(),
-        "range_m": torch.where(rho == 0, torch.nan, rho.reciprocal()),
-        **dict(zip("xyz", points.unbind(-1), strict=True)),
-        "std_azimuth_deg": std_azimuth.rad2deg(),
-        "std_elevation_deg": std_elevation.rad2deg(),
-        "std_range_m": found.std_range,
-        **dict(zip(("std_x", "std_y", "std_z"), spread.unbind(-1), strict=True)),
-    }
-
-
-def _number(value: Tensor) -> float | None:
-    """JSON has no NaN: what is missing is null."""
-    return value.item() if bool(value.isfinite()) else None
-
-
-def _check_output(file: Path, output: Path | None) -> None:
-    """Finds out before the work, not after it, where the answer cannot go."""
-    if output is None:
-        return
-    if output.is_dir():
-        raise ValueError(f"--output must name a file: got the folder '{output}'.")
-    if output.exists() and file.exists() and output.samefile(file):
-        raise ValueError(f"--output must not be the recording itself: got {output} for both.")
-    # folders that are missing are made; one above them is there
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(f"--output must lie in a folder that can be written: got '{output}'.")
-
-
-def _write(tree: dict[str, Any], output: Path | None) -> None:
-    if output is None:
-        print(json.dumps(tree, indent=2, allow_nan=False))
-        return
-    write_json(output, tree)
-    n_sources = sum(source["resolved"] for scene in tree["scenes"] for source in scene["sources"])
-    print(f"{len(tree['scenes'])} scenes, {n_sources} sources: {output}")
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Says what was noticed while a file was opened, a line each."""
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always")
+        yield
+    for line in dict.fromkeys(f"warning: {notice.message}\n" for notice in noticed):
+        sys.stderr.write(line)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="python -m musicnet localize",
-        description="Positions with error bars from recorded snapshots. The file's sector is "
+        description="Positions with error bars from recorded snapshots. A file's sector is "
         "searched as the smallest box in (u, v, 1/r) around it: answers may lie outside the sector "
         "in azimuth, where the box is wider.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, help="observations (musicnet.observations/1, .npz)")
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="+",
+        help="observations (.npz, HDF5, .mat), or snapshots alone (.npy, .mat, HDF5, SigMF, .wav, "
+        ".flac) with --array",
+    )
     parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
     parser.add_argument(
         "--weights",
@@ -233,7 +297,24 @@ def _parser() -> argparse.ArgumentParser:
         help="sources of every scene, or 'truth' to take their number from the file's labels; "
         "without it they are counted",
     )
-    parser.add_argument("--output", type=Path, help=f"JSON file ({FORMAT}); default: print it")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"JSON ({FORMAT}), or a table where it ends in .csv; default: print JSON",
+    )
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="folder for pictures")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a file of which one scene is bad"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=SCENES_AT_ONCE,
+        metavar="N",
+        help=f"scenes at once (default: {SCENES_AT_ONCE}); answers do not depend on it",
+    )
+    add_recording_options(parser)
     return parser
 
 
@@ -245,8 +326,7 @@ def _asked(word: str) -> Asked:
     return int(word)
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """Refuses in one line instead of printing its usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. See --help.")
+def _positive(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"must be a number >= 1: got {word!r}")
+    return int(word)

@@ -78,7 +78,13 @@ def gather_clues(problem: Problem, dictionary: Dictionary, found: Found) -> Clue
     left_out = leave_one_out(dictionary, explained, present)
     places = found.parameters / problem.resolution
     cells = dictionary.cells / problem.resolution
-    is_beside = torch.cdist(places, cells.expand(places.shape[0], 1, -1, -1)) < _BESIDE
+    # without products of matrices, which would round a lone source otherwise
+    apart = torch.cdist(
+        places,
+        cells.expand(places.shape[0], 1, -1, -1),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
+    is_beside = apart < _BESIDE
     beside = torch.where(is_beside, left_out.gains, 0.0).amax(-1)
     elsewhere = torch.where(is_beside, 0.0, left_out.gains).amax(-1)
     distance = torch.cdist(places, places)

@@ -88,6 +88,14 @@ class Found:
         cost[wanted] = singled_out.cost[:, 0]
         return Found(parameters, present, cost)
 
+    def widened(self, n_slots: int) -> "Found":
+        """The same with empty slots behind."""
+        missing = n_slots - self.present.shape[-1]
+        pad = torch.nn.functional.pad
+        return Found(
+            pad(self.parameters, (0, 0, 0, missing)), pad(self.present, (0, missing)), self.cost
+        )
+
     def in_order(self, order: Int[Tensor, "channel scene source"]) -> "Found":
         """The same sources in another order of slots."""
         return Found(

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from musicnet.estimation.problem import Problem
+from musicnet.estimation.products import product
 from musicnet.estimation.signatures import signatures, signatures_and_slopes
 
 
@@ -116,7 +117,7 @@ def linearize(
     n_sources, n_searched = present.shape[-1], len(problem.active)
     lines = signatures_and_slopes(problem, parameters, present)
     gram = lines.conj() @ lines.mT
-    heard = lines.conj() @ problem.y.mT  # (..., line, snapshot)
+    heard = product(lines.conj(), problem.y.mT)  # (..., line, snapshot)
     still, moving = slice(None, n_sources), slice(n_sources, None)
     factor = _factor(gram[..., still, still], present)
     known = torch.cat((heard[..., still, :], gram[..., still, moving]), dim=-1)
@@ -130,8 +131,8 @@ def linearize(
     pull = heard[..., moving, :] - crossed @ amplitudes
     loudness = amplitudes.conj() @ amplitudes.mT  # (..., source, source)
     loudness = loudness.tile(n_searched, n_searched)
-    gradient = (pull * amplitudes.conj().tile(n_searched, 1)).real.sum((2, -1)).mul_(-2.0)
-    curvature = (spread * loudness).real.sum(2).mul_(2.0)
+    gradient = _real_product(pull, amplitudes.conj().tile(n_searched, 1)).sum((2, -1)).mul_(-2.0)
+    curvature = _real_product(spread, loudness).sum(2).mul_(2.0)
     return Linearization(_power(residual), gradient, curvature, amplitudes)
 
 
@@ -145,6 +146,14 @@ def _factor(
     diagonal = ridge + (~present[:, :, None]).to(power.dtype)
     factor: Tensor = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal)).L
     return factor
+
+
+def _real_product(one: Tensor, other: Tensor) -> Tensor:
+    """Re(a b), element by element."""
+    # products of complex numbers are rounded otherwise at the end of a vector than within it: a
+    # scene's answer would depend on where in its batch it stands
+    one, other = one.resolve_conj(), other.resolve_conj()
+    return one.real * other.real - one.imag * other.imag
 
 
 def _power(

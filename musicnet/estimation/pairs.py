@@ -19,6 +19,7 @@ from torch import Tensor
 
 from musicnet.estimation.dictionary import NORM_FLOOR, Dictionary
 from musicnet.estimation.linearization import Explanation
+from musicnet.estimation.products import product
 
 # pairs of cells that are looked at in one scene and block; the first cell is one of the best
 _LOOKS = 2**14
@@ -94,8 +95,8 @@ def _pair_gains(
     first_norm, first_own = at_first(norm)[..., None], at_first(own)[..., None]
     first_lines = _first_lines(lines, firsts)
     overlap = (first_lines.conj() @ lines.mT).reshape(*norm.shape[:3], n_first, -1)
-    overlap = overlap - at_first(spanned).mT @ spanned.conj()  # C_gh
-    shared = at_first(heard).mT @ heard.conj()  # X_gh
+    overlap = overlap - product(at_first(spanned).mT, spanned.conj())  # C_gh
+    shared = product(at_first(heard).mT, heard.conj())  # X_gh
     squared = _power(overlap)
     turned = overlap.real * shared.real + overlap.imag * shared.imag  # Re(C_gh X_hg)
     second_own = own[..., None, :] - (2.0 * turned - squared * first_own / first_norm) / first_norm

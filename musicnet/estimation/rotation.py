@@ -194,7 +194,9 @@ def _cosine(phasors: Tensor, spacing_wavelengths: float, bounds: tuple[float, fl
     per_radian = 1.0 / (2.0 * math.pi * spacing_wavelengths)
     centre = 0.5 * (bounds[0] + bounds[1])
     turn = complex(math.cos(centre / per_radian), -math.sin(centre / per_radian))
-    return (phasors * turn).angle() * per_radian + centre
+    # in double, or the rounding of an angle would depend on where in its batch a scene stands
+    turned = phasors.to(torch.complex128) * turn
+    return turned.angle() * per_radian + centre
 
 
 def _in_order(sources: Sources) -> Sources:

@@ -23,12 +23,15 @@ from musicnet.estimation.hermitian import (
     source_slots,
 )
 from musicnet.estimation.peaks import find_peaks
+from musicnet.estimation.products import product
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.scene.sources import Sources
 from musicnet.scene.steering import steering, steering_derivatives
 from musicnet.shapes import Covariance, Map, Parameters, Positions
 
 # beams times cells of one piece: within a processor's cache, within an accelerator's memory
+_COLUMNS = 16
+_COLUMNS = 16  # products of matrices have a multiple of them
 _PIECE_ON_CPU, _PIECE_ELSEWHERE = 2**19, 2**27
 
 
@@ -62,7 +65,7 @@ class Beams:
         piece = _PIECE_ON_CPU if lines.device.type == "cpu" else _PIECE_ELSEWHERE
         n_together = max(1, piece // (len(response) * n_beams))
         pieces = [
-            _weighted_power(lines @ some.flatten(1), by)
+            _weighted_power(_products(lines, some.flatten(1)), by)
             for some, by in zip(
                 torch.split(columns, n_together, dim=1),
                 torch.split(weights, n_together),
@@ -70,6 +73,13 @@ class Beams:
             )
         ]
         return torch.cat(pieces, dim=-1).mT.reshape(*batch, -1)
+
+
+def _products(lines: Tensor, columns: Tensor) -> Tensor:
+    """Lines times columns; few columns would be rounded otherwise than many."""
+    missing = -columns.shape[1] % _COLUMNS
+    padded = torch.nn.functional.pad(columns, (0, missing))
+    return (lines @ padded)[:, : columns.shape[1]]
 
 
 def _weighted_power(collected: Tensor, weights: Tensor) -> Tensor:
@@ -253,23 +263,25 @@ def _expand(
     """Score, gradient and Hessian (without the phase's curvature) at each source."""
     vectors, weights = beams.vectors, beams.weights[..., None, :]
     if not searched:
-        heard = steering(positions, parameters, wavelength).conj() @ vectors
+        heard = product(steering(positions, parameters, wavelength).conj(), vectors)
         return (heard.abs().square() * weights).sum(-1), parameters, parameters
     response, slopes = steering_derivatives(positions, parameters, wavelength)
     slopes = slopes[..., searched].movedim(-1, -2)  # (..., source, searched, element)
     # a_n = exp(j psi_n): second derivatives are -psi_i psi_j a
-    phases = (response[..., None, :].conj() * slopes).imag
+    # real parts by themselves: a complex product is rounded otherwise at a vector's end
+    still = response[..., None, :]
+    phases = still.real * slopes.imag - still.imag * slopes.real
     pairs = phases[..., :, None, :] * phases[..., None, :, :]
     n = len(searched)
     second = -(pairs.flatten(-3, -2) * response[..., None, :])
     lines = torch.cat((response[..., None, :], slopes, second), dim=-2)
-    heard = lines.flatten(-3, -2).conj() @ vectors
+    heard = product(lines.flatten(-3, -2).conj(), vectors)
     heard = heard.reshape(*lines.shape[:-1], -1)  # (..., source, 1 + n + n n, beam)
     weighted = heard[..., 0, :].conj() * weights
     score = (heard[..., 0, :] * weighted).real.sum(-1)
     slope = 2.0 * (heard[..., 1 : 1 + n, :] * weighted[..., None, :]).real.sum(-1)
     moved = heard[..., 1 : 1 + n, :]
-    curvature = (moved * weights[..., None, :]) @ moved.mH
+    curvature = product(moved * weights[..., None, :], moved.mH)
     bent = (heard[..., 1 + n :, :] * weighted[..., None, :]).real.sum(-1)
     return score, slope, 2.0 * (curvature.real + bent.reshape(*bent.shape[:-1], n, n))
 

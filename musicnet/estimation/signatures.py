@@ -11,6 +11,7 @@ from torch import Tensor
 
 from musicnet.coordinates import depth_cosine
 from musicnet.estimation.problem import Problem
+from musicnet.estimation.products import product_of_rows
 from musicnet.scene.steering import GRAZING_COSINE
 
 
@@ -97,6 +98,6 @@ def _at_rows(
     _, n_operators, n_rows, n_elements = operator.shape
     # one product per channel, all scenes and blocks at once
     wide = operator.reshape(n_channels, n_operators * n_rows, n_elements)
-    heard = lines.flatten(1, 2) @ wide.mT
+    heard = product_of_rows(lines.flatten(1, 2), wide.mT)
     heard = heard.reshape(n_channels, n_scenes, n_lines, n_operators, n_rows)
     return heard.transpose(2, 3).contiguous()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import torch
@@ -29,15 +29,19 @@ class Method:
         count: finds out how many there are.
         polish: what is known beyond the likelihood, put into sources and their covariance; None
             knows nothing more.
+        is_counted_whole: whether counting finds the sources as well.
     """
 
     find: Callable[[Task, Counts], Sources]
     count: Callable[[Task], Counts]
     polish: Callable[[Sources, Tensor], tuple[Sources, Tensor]] | None = None
+    is_counted_whole: bool = False
 
 
 _METHODS = {
-    "nomp": Method(likelihood_methods.nomp, likelihood_methods.count_by_pursuit),
+    "nomp": Method(
+        likelihood_methods.nomp, likelihood_methods.count_by_pursuit, is_counted_whole=True
+    ),
     "multistart": Method(likelihood_methods.multistart, likelihood_methods.count_by_pursuit),
     "music": Method(subspace_methods.music, subspace_methods.count_by_eigenvalues),
     "root-music": Method(subspace_methods.rooted, subspace_methods.count_by_eigenvalues),
@@ -134,13 +138,43 @@ def _method(name: str, task: Task, pretrained: Pretrained | None) -> Method:
     if pretrained is None:
         raise ValueError("method neural needs a trained network: got pretrained=None.")
     search = NeuralSearch(task, pretrained)
-    return Method(lambda _, counts: search.find(counts), lambda _: search.count(), search.polish)
+    return Method(
+        lambda _, counts: search.find(counts),
+        lambda _: search.count(),
+        search.polish,
+    )
+
+
+def _find(task: Task, method: Method, counts: Counts) -> Sources:
+    """Sources of all scenes, those of one number at a time.
+
+    In the slots of the fullest scene others would be rounded otherwise, and depend on their batch.
+    """
+    different = sorted({k for k in counts.flatten().tolist() if k > 0})
+    is_whole = method.is_counted_whole and task.n_sources is None
+    # neural goes by numbers itself
+    is_alone = len(counts) == 1
+    if is_whole or method.polish is not None or (len(different) < 2 and not is_alone):
+        return with_slots(method.find(task, counts), task.most_sources)
+    shape = (*counts.shape, task.most_sources)
+    parameters = task.observation.noise_power.new_full((*shape, 3), math.nan)
+    resolved = torch.zeros(shape, dtype=torch.bool, device=counts.device)
+    for k in different:
+        some = counts == k
+        # scenes of one channel can be taken by themselves; else the others take no part
+        part = replace(task.of_scenes(some[0]) if is_alone else task, most_sources=k)
+        asked = counts[some][None] if is_alone else counts.where(some, 0)
+        found = with_slots(method.find(part, asked), task.most_sources)
+        chosen = torch.ones_like(asked, dtype=torch.bool) if is_alone else some
+        parameters[some] = found.parameters[chosen].to(parameters.dtype)
+        resolved[some] = found.resolved[chosen]
+    return Sources(parameters, resolved)
 
 
 def _run(task: Task, name: str, method: Method) -> Estimates:
     counts = method.count(task) if task.n_sources is None else task.n_sources
     counts = counts.masked_fill(task.spoilt, 0)
-    found = with_slots(method.find(task, counts), task.most_sources)
+    found = _find(task, method, counts)
     resolved = found.resolved & ~task.spoilt[..., None]
     sources = Sources(found.parameters.masked_fill(~resolved[..., None], math.nan), resolved)
     confidence = assess(task.problem, sources)

@@ -1,7 +1,9 @@
 """Methods that start from a trained network."""
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,10 +27,14 @@ from musicnet.localization.second_look import (
     refined_quickly,
 )
 from musicnet.localization.task import Task
+from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
+from musicnet.networks.trust import TrustHead
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
+
+Head = TypeVar("Head", TrustHead | None, Judge | None)
 
 # steps of refinement from a peak of the pseudo-spectrum
 _STEPS = 8
@@ -50,8 +56,8 @@ class NeuralSearch:
         self.problem: Problem = task.problem
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
-        self.trust = pretrained.network.head.trust
-        self.judge = pretrained.network.head.judge
+        self.trust = _in_double(pretrained.network.head.trust)
+        self.judge = _in_double(pretrained.network.head.judge)
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
 
@@ -125,6 +131,22 @@ class NeuralSearch:
         return Sources(self.task.region.clamp(parameters), sources.resolved), covariance
 
     def _answer(self, counts: Counts) -> Judged:
+        """Answers to the scenes of one number of sources at a time.
+
+        In the slots of the fullest scene others would be rounded otherwise, and depend on it.
+        """
+        different = sorted({k for k in counts.flatten().tolist() if k > 0})
+        if len(different) < 2:
+            return self._answer_alike(counts)
+        most = max(different)
+        answer = _unjudged(nothing(self.problem).widened(most))
+        for k in different:
+            some = counts == k
+            part = self._answer_alike(counts.where(some, 0)).single_out(some)
+            answer = answer.put_back(some, part.widened(most))
+        return answer
+
+    def _answer_alike(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
         # a single snapshot has no symbols to weigh answers by
@@ -137,11 +159,11 @@ class NeuralSearch:
     def _greedy_answers(self, most: int) -> list[Found]:
         """First answers of 0 to so many sources, in as many slots."""
         grown = nothing(self.problem)
-        answers = [_widened(grown, most)]
+        answers = [grown.widened(most)]
         everywhere = torch.ones_like(grown.cost, dtype=torch.bool)
         for _ in range(most):
             grown = append(self.problem, self.dictionary, grown, everywhere, FIRST_GROWTH_STEPS)
-            answers.append(_widened(refined_quickly(self.problem, grown), most))
+            answers.append(refined_quickly(self.problem, grown).widened(most))
         return answers
 
     def _look(self, found: Found, wanted: Bool[Tensor, "channel scene"] | None = None) -> Judged:
@@ -154,7 +176,7 @@ class NeuralSearch:
             self.problem,
             self.dictionary,
             found,
-            lambda some: _widened(self._from_peaks(some, counts), n_slots),
+            lambda some: self._from_peaks(some, counts).widened(n_slots),
             wanted,
         )
 
@@ -199,19 +221,15 @@ class NeuralSearch:
         )
 
 
+def _in_double(head: Head) -> Head:
+    """A copy whose rounding single precision does not see: it depends on the size of a batch."""
+    return None if head is None else deepcopy(head).double()
+
+
 def _unjudged(found: Found) -> Judged:
     """An answer that nobody was asked about."""
-    nothing_said = torch.zeros_like(found.parameters[..., 0])
+    nothing_said = torch.zeros_like(found.parameters[..., 0], dtype=torch.float32)
     return Judged(found, nothing_said, nothing_said)
-
-
-def _widened(found: Found, n_slots: int) -> Found:
-    """The same with empty slots behind."""
-    missing = n_slots - found.present.shape[-1]
-    pad = torch.nn.functional.pad
-    return Found(
-        pad(found.parameters, (0, 0, 0, missing)), pad(found.present, (0, missing)), found.cost
-    )
 
 
 def _picked(answers: list[Found], which: Int[Tensor, "channel scene"]) -> Found:

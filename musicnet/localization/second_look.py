@@ -140,6 +140,16 @@ class Judged:
         log_widening[wanted] = singled_out.log_widening[:, 0]
         return Judged(self.found.put_back(wanted, singled_out.found), trust, log_widening)
 
+    def widened(self, n_slots: int) -> "Judged":
+        """The same with empty slots behind."""
+        missing = n_slots - self.trust.shape[-1]
+        pad = torch.nn.functional.pad
+        return Judged(
+            self.found.widened(n_slots),
+            pad(self.trust, (0, missing), value=torch.inf),
+            pad(self.log_widening, (0, missing)),
+        )
+
 
 def judge(head: TrustHead, problem: Problem, dictionary: Dictionary, found: Found) -> Judged:
     """Asks the trust head.

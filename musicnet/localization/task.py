@@ -53,6 +53,24 @@ class Task:
         """The observation as a small least-squares problem."""
         return compress(self.observation, self.region)
 
+    def of_scenes(self, some: Bool[Tensor, " scene"]) -> "Task":
+        """The same for some scenes of the only channel.
+
+        Args:
+            some: which ones.
+
+        Returns:
+            A task of their number, in their order.
+        """
+        heard = self.observation
+        return replace(
+            self,
+            observation=replace(heard, y=heard.y[:, some], noise_power=heard.noise_power[:, some]),
+            n_sources=None if self.n_sources is None else self.n_sources[:, some],
+            spoilt=self.spoilt[:, some],
+            batch_shape=(1, int(some.sum())),
+        )
+
     @cached_property
     def pursued(self) -> Found:
         """As many sources as have the most evidence; only asked for where they must be counted."""

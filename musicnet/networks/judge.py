@@ -60,7 +60,8 @@ class Judge(nn.Module):
         Returns:
             Weights; those of answers that are not there are zero.
         """
-        features = self.embed(answers.clues)
+        precise = self.weight.weight.dtype
+        features = self.embed(answers.clues.to(precise))
         is_there = answers.is_there[..., None]
         mean = (features * is_there).sum(-2) / is_there.sum(-2).clamp_min(1)
         highest = features.masked_fill(~is_there, _HIDDEN).amax(-2)
@@ -70,7 +71,9 @@ class Judge(nn.Module):
         weight, widening = self.weight(weighed).unbind(-1)
         weight = (weight - self.price * answers.misfit).masked_fill(~answers.is_there, _HIDDEN)
         options = torch.cat((weight, self.none_weight(self.none(scene))), dim=-1)
-        return Verdict(options.log_softmax(-1), functional.softplus(widening))
+        given = answers.clues.dtype
+        log_weights, widening = options.log_softmax(-1), functional.softplus(widening)
+        return Verdict(log_weights.to(given), widening.to(given))
 
 
 def _steps(n_in: int, n_channels: int) -> nn.Sequential:

@@ -60,10 +60,11 @@ class TrustHead(nn.Module):
             Log-odds, and the logarithm of the squared error that is to be expected over the
             variance that the likelihood's curvature states; anything in empty slots.
         """
-        features = self.embed(clues.of_sources)
+        features = self.embed(clues.of_sources.to(self.out.weight.dtype))
+        log_distance = clues.log_distance.to(features.dtype)
         for layer in self.layers:
-            features = layer(features, clues.log_distance, clues.present)
-        logits, log_widening = self.out(features).unbind(-1)
+            features = layer(features, log_distance, clues.present)
+        logits, log_widening = self.out(features).to(clues.of_sources.dtype).unbind(-1)
         return logits, log_widening
 
 

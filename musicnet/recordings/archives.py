@@ -1,17 +1,10 @@
-"""Numpy archives from strangers: read whole, checked, and never able to run code.
+"""Files from strangers: regular, local, of a bounded size, and never able to run code."""
 
-A file is read once, into memory, and hashed; everything else looks at those bytes. What an archive
-says about its sizes is believed only up to a limit.
-"""
-
-import hashlib
-import io
+import re
 import stat
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -20,58 +13,11 @@ MAX_BYTES = 2 * 1024**3
 """Largest file, and largest content of an archive, that is read."""
 
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path folds the second slash
+
+
 class RecordingError(ValueError):
     """A file that is not what it should be: names the file, the key and what was found."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """The arrays of a file.
-
-    Args:
-        arrays: by key, in the byte order of this machine.
-        sha256: of the whole file, in hexadecimal.
-    """
-
-    arrays: dict[str, np.ndarray]
-    sha256: str
-
-
-def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> Archive:
-    """Reads all arrays of an ``.npz`` file.
-
-    Args:
-        path: a local file.
-        max_bytes: limit for the file, and for what it expands to.
-
-    Returns:
-        The arrays and the file's hash.
-
-    Raises:
-        OSError: there is no such file, it is no regular file, or it may not be read.
-        RecordingError: it is empty, truncated, damaged, too large or holds pickled objects.
-    """
-    content = read_regular_file(Path(path), max_bytes)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            expanded = sum(member.file_size for member in members)
-            if expanded > max_bytes:
-                raise RecordingError(
-                    f"{path} expands to {expanded} bytes, the limit is {max_bytes}."
-                )
-            arrays = {
-                member.filename.removesuffix(".npy"): _read_array(
-                    archive.read(member), f"{path}:{member.filename.removesuffix('.npy')}"
-                )
-                for member in members
-            }
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError) as error:
-        reason = "fails its checksum" if "CRC" in str(error) else "is truncated or not an npz"
-        raise RecordingError(f"{path} {reason} ({error}).") from error
-    except RuntimeError as error:  # an encrypted member
-        raise RecordingError(f"{path} cannot be opened ({error}).") from error
-    return Archive(arrays, hashlib.sha256(content).hexdigest())
 
 
 def read_regular_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -88,9 +34,33 @@ def read_regular_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         OSError: there is no such file, it is no regular file, or it may not be read.
         RecordingError: it is empty or too large.
     """
+    size = check_regular_file(path)
+    if size > max_bytes:
+        raise RecordingError(f"{path} has {size} bytes, the limit is {max_bytes}.")
+    try:
+        return path.read_bytes()
+    except PermissionError as error:
+        raise PermissionError(f"permission denied: {path}") from error
+
+
+def check_regular_file(path: Path) -> int:
+    """Looks at a file without opening it.
+
+    Args:
+        path: a local file.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        OSError: there is no such file, or it is no regular file.
+        RecordingError: it is an address, or empty.
+    """
+    if _ADDRESS.match(str(path)):
+        raise RecordingError(f"recordings are local files only: got {path}. Download it first.")
     try:
         facts = path.stat()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"no such file: {path}") from error
     except PermissionError as error:
         raise PermissionError(f"permission denied: {path}") from error
@@ -98,30 +68,54 @@ def read_regular_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         raise OSError(f"{path} is not a regular file.")
     if facts.st_size == 0:
         raise RecordingError(f"{path} is empty (0 bytes).")
-    if facts.st_size > max_bytes:
-        raise RecordingError(f"{path} has {facts.st_size} bytes, the limit is {max_bytes}.")
-    try:
-        return path.read_bytes()
-    except PermissionError as error:
-        raise PermissionError(f"permission denied: {path}") from error
+    return facts.st_size
 
 
-def _read_array(content: bytes, name: str) -> np.ndarray:
-    """One array from the bytes of an ``.npy`` file; ``name`` is file and key."""
-    stream = io.BytesIO(content)
+@dataclass(frozen=True)
+class Header:
+    """What an ``.npy`` file says of itself.
+
+    Args:
+        shape: of the array.
+        dtype: in the file's byte order.
+        is_fortran: whether the first axis runs fastest.
+        offset: where the numbers begin; bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+    offset: int
+
+
+def read_header(stream: BinaryIO, name: str, n_bytes: int) -> Header:
+    """Reads what stands before the numbers of an ``.npy`` file.
+
+    Args:
+        stream: at its beginning.
+        name: file and key.
+        n_bytes: of the whole.
+
+    Returns:
+        The header, believed: there are as many numbers.
+
+    Raises:
+        RecordingError: it is damaged, promises more than there is, or announces pickled objects.
+    """
     try:
         version = npy.read_magic(stream)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = reader(stream)
-    except ValueError as error:
-        raise RecordingError(f"{name} is not a numpy array ({error}).") from error
+        shape, is_fortran, dtype = reader(stream)
+    except (ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise RecordingError(f"{name} is not a numpy array ({reason}).") from error
     if dtype.hasobject:
         raise RecordingError(f"{name} holds pickled objects; refused, they could run code.")
+    if any(length < 0 for length in shape) or dtype.itemsize == 0:
+        raise RecordingError(f"{name} is not a numpy array (shape {shape}, {dtype}).")
     declared = dtype.itemsize
     for length in shape:  # Python's integers do not overflow, numpy's would
         declared *= length
-    if declared > len(content):
-        raise RecordingError(f"{name} declares {declared} bytes but has {len(content)}.")
-    stream.seek(0)
-    array: np.ndarray = npy.read_array(stream, allow_pickle=False)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if declared > n_bytes - stream.tell():
+        raise RecordingError(f"{name} declares {declared} bytes but has {n_bytes}.")
+    return Header(shape, dtype, is_fortran, stream.tell())

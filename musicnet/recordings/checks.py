@@ -6,12 +6,13 @@ index of the first offender.
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from musicnet.recordings.archives import RecordingError
+from musicnet.recordings.lazy_arrays import LazyArray
 from musicnet.scene.sources import SearchRegion
 
 FORMAT = "musicnet.observations/1"
@@ -36,9 +37,16 @@ WEAKEST_POWER, LOUDEST_POWER = 1e-30, 1e30
 SHORTEST_M, LONGEST_M = 1e-9, 1e9
 """Wavelengths that a recording may have; metres."""
 
+_LONGEST_WORD = 4096  # bytes
+
 _REGION_TOLERANCE = 1e-3  # of labels, in u and v, and relative in 1/r: they may be rounded
 
 Arrays = Mapping[str, np.ndarray]
+
+Test = tuple[str, np.ndarray, str]
+"""Key, where it is wrong, and what is wrong."""
+
+_BEYOND = f"outside [{WEAKEST_POWER:g}, {LOUDEST_POWER:g}] in power, scale it,"
 
 # dtype kinds of numpy: what a key may be, and how to say it
 _KINDS = {
@@ -55,7 +63,7 @@ _KINDS = {
     "format": ("U", "text"),
     "field": ("U", "text"),
 }
-_RANKS = {
+RANKS = {
     "y": ("scene", "block", "row"),
     "operator": ("operator", "block or 1", "row", "element"),
     "operator_index": ("scene",),
@@ -69,14 +77,15 @@ _RANKS = {
     "format": (),
     "field": (),
 }
+"""Names of the axes of each key."""
 
 
-def check_keys(path: str | Path, arrays: Arrays) -> None:
+def check_keys(path: str | Path, arrays: Mapping[str, LazyArray]) -> None:
     """Checks that the file is of this format and has its keys, each of its type.
 
     Args:
         path: names the file in errors.
-        arrays: as read.
+        arrays: as opened; the two words among them are read.
 
     Raises:
         RecordingError: a missing key or a wrong type.
@@ -91,10 +100,11 @@ def check_keys(path: str | Path, arrays: Arrays) -> None:
     for key, (kinds, wanted) in _KINDS.items():
         if key in arrays and arrays[key].dtype.kind not in kinds:
             raise RecordingError(f"{path}:{key} has dtype {arrays[key].dtype}, want {wanted}.")
-    if str(arrays["format"]) != FORMAT:
-        raise RecordingError(f"{path}:format is {str(arrays['format'])!r}, want {FORMAT!r}.")
-    if str(arrays["field"]) not in ("near", "far"):
-        raise RecordingError(f"{path}:field is {str(arrays['field'])!r}, want 'near' or 'far'.")
+    said = {key: str(arrays[key].whole(_LONGEST_WORD)) for key in ("format", "field")}
+    if said["format"] != FORMAT:
+        raise RecordingError(f"{path}:format is {said['format']!r:.80}, want {FORMAT!r}.")
+    if said["field"] not in ("near", "far"):
+        raise RecordingError(f"{path}:field is {said['field']!r:.80}, want 'near' or 'far'.")
 
 
 def check_shapes(path: str | Path, arrays: Arrays) -> None:
@@ -107,13 +117,13 @@ def check_shapes(path: str | Path, arrays: Arrays) -> None:
     Raises:
         RecordingError: a shape that does not fit.
     """
-    for key, axes in _RANKS.items():
+    for key, axes in RANKS.items():
         if key in arrays and arrays[key].ndim != len(axes):
             raise RecordingError(
                 f"{path}:{key} has shape {arrays[key].shape}, want ({', '.join(axes)})."
             )
     n_scenes, n_blocks, n_rows = arrays["y"].shape
-    n_operators, operator_blocks, operator_rows, n_elements = arrays["operator"].shape
+    _, operator_blocks, operator_rows, n_elements = arrays["operator"].shape
     for count, name in ((n_scenes, "scenes"), (n_blocks, "blocks"), (n_rows, "rows")):
         if count == 0:
             raise RecordingError(f"{path}:y has 0 {name}, shape {arrays['y'].shape}.")
@@ -142,8 +152,6 @@ def check_shapes(path: str | Path, arrays: Arrays) -> None:
         raise RecordingError(
             f"{path}:truth_xyz has shape {arrays['truth_xyz'].shape}, want ({n_scenes}, source, 3)."
         )
-    outside = (arrays["operator_index"] < 0) | (arrays["operator_index"] >= n_operators)
-    _refuse(path, "operator_index", outside, f"not one of the {n_operators} operators")
 
 
 def check_values(path: str | Path, arrays: Arrays) -> None:
@@ -156,29 +164,120 @@ def check_values(path: str | Path, arrays: Arrays) -> None:
     Raises:
         RecordingError: the first index at which something is wrong.
     """
-    for key in ("y", "operator", "element_positions", "noise_power"):
-        if key in arrays:
-            # numbers that complex64 cannot hold overflow there, not later
-            with np.errstate(over="ignore"):
-                narrow = arrays[key].astype(np.complex64)
-            _refuse(path, key, ~np.isfinite(narrow), "not finite")
-    _refuse(path, "y", np.all(arrays["y"] == 0, axis=(1, 2)), "silent: every row is zero")
-    _check_power(path, "y", _peak_power(arrays["y"], (1, 2)))
-    _refuse(path, "operator", np.all(arrays["operator"] == 0, axis=(2, 3)), "zero as a whole")
-    _check_power(path, "operator", _peak_power(arrays["operator"], (2, 3)))
-    if "noise_power" in arrays:
-        _refuse(path, "noise_power", arrays["noise_power"] <= 0, "not positive")
-        _check_power(path, "noise_power", arrays["noise_power"])
+    for key, bad, what in [*index_tests(arrays), *scene_tests(arrays), *operator_tests(arrays)]:
+        _refuse(path, key, bad, what)
+    check_shared(path, arrays)
+    for key, bad, what in truth_tests(arrays) if "truth_xyz" in arrays else ():
+        _refuse(path, key, bad, what)
+
+
+def check_shared(path: str | Path, arrays: Arrays) -> None:
+    """Checks what all scenes share, but for the operators.
+
+    Args:
+        path: names the file in errors.
+        arrays: as read, shapes checked.
+
+    Raises:
+        RecordingError: the first index at which something is wrong.
+    """
+    _refuse(path, "element_positions", ~_is_finite(arrays["element_positions"]), "not finite")
     wavelength = float(arrays["wavelength"])
     if not SHORTEST_M <= wavelength <= LONGEST_M:
         raise RecordingError(
             f"{path}:wavelength is {wavelength}, want metres from {SHORTEST_M:g} to {LONGEST_M:g}."
         )
     _check_region(path, arrays)
-    if "truth_xyz" in arrays:
-        far = str(arrays["field"]) == "far"
-        _check_truth(path, arrays["truth_xyz"], far=far)
-        _check_truth_in_region(path, arrays, far=far)
+
+
+def scene_tests(arrays: Arrays) -> list[Test]:
+    """What can be wrong with single scenes.
+
+    Args:
+        arrays: ``y`` of some scenes, and ``noise_power`` if it is known.
+
+    Returns:
+        Key, where it is wrong (the first axis is the scene), and what is wrong; worst first.
+    """
+    y = arrays["y"]
+    finite = _is_finite(y)
+    quiet = np.where(finite, y, 0)
+    is_lone = y.shape[1] == 1
+    tests: list[Test] = [("y", ~finite, "not finite")]
+    if "noise_power" in arrays:
+        tests.append(("noise_power", ~_is_finite(arrays["noise_power"]), "not finite"))
+    tests.append(("y", np.all(y == 0, axis=(1, 2)), "silent: every row is zero"))
+    power = _peak_power(quiet, (1, 2))
+    tests.append(("y", _is_beyond(power), _BEYOND))
+    tests.append(("y", np.all(y == 0, axis=1), "dead: a row that is always zero"))
+    if not is_lone:
+        same = np.all(y == y[:, :1], axis=(1, 2))
+        tests.append(("y", same, "the same in every block, a covariance of rank 1,"))
+    if "noise_power" in arrays:
+        noise = arrays["noise_power"]
+        tests.append(("noise_power", noise <= 0, "not positive"))
+        tests.append(("noise_power", _is_beyond(noise), _BEYOND))
+    return tests
+
+
+def operator_tests(arrays: Arrays) -> list[Test]:
+    """What can be wrong with single operators.
+
+    Args:
+        arrays: with ``operator``.
+
+    Returns:
+        As `scene_tests`; the first axis is the operator.
+    """
+    operator = arrays["operator"]
+    finite = _is_finite(operator)
+    power = _peak_power(np.where(finite, operator, 0), (2, 3))
+    return [
+        ("operator", ~finite, "not finite"),
+        ("operator", np.all(operator == 0, axis=(2, 3)), "zero as a whole"),
+        ("operator", _is_beyond(power), _BEYOND),
+    ]
+
+
+def faults(tests: Sequence[Test], first: int = 0) -> dict[int, str]:
+    """What is wrong with each scene, or operator, that is not as it should be.
+
+    Args:
+        tests: `scene_tests` or `operator_tests`.
+        first: number of the first one.
+
+    Returns:
+        Number -> one line.
+    """
+    found: dict[int, str] = {}
+    for key, bad, what in tests:
+        for line in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)):
+            rest = np.argwhere(bad[line])[0].tolist() if bad.ndim > 1 else []
+            index = (first + int(line), *rest)
+            where = index if rest else index[0]
+            found.setdefault(first + int(line), f"{key} is {what} at index {where}")
+    return found
+
+
+def index_tests(arrays: Arrays) -> list[Test]:
+    """Whether every scene names an operator of the file.
+
+    Args:
+        arrays: with ``operator_index`` of some scenes, and ``operator`` or its stand-in.
+
+    Returns:
+        As `scene_tests`.
+    """
+    n_operators, index = arrays["operator"].shape[0], arrays["operator_index"]
+    outside = (index < 0) | (index >= n_operators)
+    return [("operator_index", outside, f"not one of the {n_operators} operators")]
+
+
+def _is_finite(numbers: np.ndarray) -> np.ndarray:
+    # numbers that single precision cannot hold overflow there, not later
+    with np.errstate(over="ignore"):
+        finite: np.ndarray = np.isfinite(numbers.astype(np.complex64))
+    return finite
 
 
 def _peak_power(numbers: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -186,10 +285,10 @@ def _peak_power(numbers: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return peak
 
 
-def _check_power(path: str | Path, key: str, power: np.ndarray) -> None:
-    """Refuses what single precision would square to zero or to infinity."""
-    what = f"outside [{WEAKEST_POWER:g}, {LOUDEST_POWER:g}] in power, scale it,"
-    _refuse(path, key, (power < WEAKEST_POWER) | (power > LOUDEST_POWER), what)
+def _is_beyond(power: np.ndarray) -> np.ndarray:
+    """What single precision would square to zero or to infinity; silence is said elsewhere."""
+    beyond: np.ndarray = (power > 0) & (power < WEAKEST_POWER) | (power > LOUDEST_POWER)
+    return beyond
 
 
 def _check_region(path: str | Path, arrays: Arrays) -> None:
@@ -212,42 +311,67 @@ def _check_region(path: str | Path, arrays: Arrays) -> None:
         )
 
 
-def _check_truth(path: str | Path, points: np.ndarray, *, far: bool) -> None:
-    """Labels are NaN as a whole or not at all, in front of the array, and unit vectors if far."""
+def truth_tests(arrays: Arrays) -> list[Test]:
+    """What can be wrong with labels: they are NaN as a whole or not at all, and can be found.
+
+    Args:
+        arrays: with ``truth_xyz`` of some scenes, the field and the sector.
+
+    Returns:
+        As `scene_tests`.
+    """
+    points, key = arrays["truth_xyz"].astype(np.float64), "truth_xyz"
     absent = np.isnan(points)
-    _refuse(path, "truth_xyz", absent.any(-1) & ~absent.all(-1), "NaN in part")
-    present = ~absent.any(-1)
-    length = np.linalg.norm(np.where(absent, 1.0, points), axis=-1)
-    _refuse(path, "truth_xyz", present & ~np.isfinite(length), "not finite")
-    _refuse(path, "truth_xyz", present & (length == 0), "at the array's centre")
+    present: np.ndarray = ~np.asarray(absent.any(-1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        length = np.linalg.norm(np.where(absent, 1.0, points), axis=-1)
     behind = np.where(absent[..., 2], 0.0, points[..., 2]) < -1e-9
-    _refuse(path, "truth_xyz", behind, "behind the array (z < 0)")
+    tests: list[Test] = [
+        (key, ~present & ~np.asarray(absent.all(-1)), "NaN in part"),
+        (key, present & ~np.isfinite(length), "not finite"),
+        (key, present & (length == 0), "at the array's centre"),
+        (key, behind, "behind the array (z < 0)"),
+    ]
+    far = str(arrays["field"]) == "far"
     if far:
         off = present & (np.abs(length - 1.0) > 1e-3)
-        _refuse(path, "truth_xyz", off, "not a unit vector, as the far field wants")
+        tests.append((key, off, "not a unit vector, as the far field wants"))
+    tests.append((key, _coincide(points, present), "where another source of the scene is"))
+    return tests + _outside_tests(arrays, points, far=far)
 
 
-def _check_truth_in_region(path: str | Path, arrays: Arrays, *, far: bool) -> None:
+def _coincide(points: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Sources that stand exactly where an earlier one of the same scene does."""
+    same = np.all(points[:, :, None] == points[:, None], axis=-1)
+    earlier = np.tril(np.ones(same.shape[1:], dtype=bool), -1)
+    found: np.ndarray = (same & earlier & present[:, None]).any(-1) & present
+    return found
+
+
+def _outside_tests(arrays: Arrays, points: np.ndarray, *, far: bool) -> list[Test]:
     """Labels lie in the box that the file says is to be searched."""
     azimuth, elevation, distance = (
         (float(arrays[key][0]), float(arrays[key][1]))
         for key in ("azimuth_deg", "elevation_deg", "range_m")
     )
     region = SearchRegion.from_angles(azimuth, elevation, None if far else distance)
-    points = arrays["truth_xyz"].astype(np.float64)
-    length = np.linalg.norm(points, axis=-1)  # NaN where there is no source
-    u, v = points[..., 0] / length, points[..., 1] / length
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(points, axis=-1)  # NaN where there is no source
+        found = {"u": points[..., 0] / length, "v": points[..., 1] / length}
+        if not far:
+            found["inverse_range"] = 1.0 / length
     said = {
         "u": f"azimuth_deg ({azimuth[0]:g}, {azimuth[1]:g})",
         "v": f"elevation_deg ({elevation[0]:g}, {elevation[1]:g})",
         "inverse_range": f"range_m ({distance[0]:g}, {distance[1]:g})",
     }
-    found = {"u": u, "v": v} if far else {"u": u, "v": v, "inverse_range": 1.0 / length}
+    tests: list[Test] = []
     for name, values in found.items():
         low, high = region.bounds[name]
         margin = _REGION_TOLERANCE * (high if name == "inverse_range" else 1.0)
         outside = (values < low - margin) | (values > high + margin)
-        _refuse(path, "truth_xyz", outside, f"outside the file's {said[name]}")
+        tests.append(("truth_xyz", outside, f"outside the file's {said[name]}"))
+    return tests
 
 
 def _refuse(path: str | Path, key: str, bad: np.ndarray, what: str) -> None:

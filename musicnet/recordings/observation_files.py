@@ -5,17 +5,18 @@ ranges have their units in their names there; inside, sources are (u, v, inverse
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from musicnet.coordinates import from_xyz
-from musicnet.recordings.archives import RecordingError, read_archive
+from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.checks import (
     FORMAT,
     FORMAT_KEYS,
@@ -25,6 +26,7 @@ from musicnet.recordings.checks import (
     check_values,
 )
 from musicnet.recordings.noise_power import noise_power_of
+from musicnet.recordings.stores import observation_arrays, open_store
 from musicnet.records.atomic_files import open_atomically
 from musicnet.scene.sources import SearchRegion, Sources
 from musicnet.shapes import Positions
@@ -71,6 +73,17 @@ class ObservationFile:
         """Scenes in the file, or as many as were asked for."""
         return self.y.shape[0]
 
+    def scenes(self, some: Bool[Tensor, " scene"]) -> "ObservationFile":
+        """The same with some scenes alone."""
+        truth = self.truth and Sources(self.truth.parameters[some], self.truth.resolved[some])
+        return replace(
+            self,
+            y=self.y[some],
+            operator_index=self.operator_index[some],
+            noise_power=self.noise_power[some],
+            truth=truth,
+        )
+
     @property
     def region(self) -> SearchRegion:
         """The box in (u, v, rho) around the sector that is to be searched."""
@@ -82,7 +95,7 @@ def read_observations(path: str | Path, limit: int | None = None) -> Observation
     """Reads and checks an observation file.
 
     Args:
-        path: a local ``.npz`` file.
+        path: a local file: ``.npz``, HDF5 or MATLAB's, told apart by what they hold.
         limit: most scenes to keep, from the first on; None keeps all. All are checked.
 
     Returns:
@@ -94,31 +107,58 @@ def read_observations(path: str | Path, limit: int | None = None) -> Observation
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all scenes: got {limit}.")
-    archive = read_archive(path)
-    check_keys(path, archive.arrays)
-    arrays = {key: value for key, value in archive.arrays.items() if key in FORMAT_KEYS}
-    check_shapes(path, arrays)
-    check_values(path, arrays)
+    with open_store(Path(path)) as store:
+        arrays = observation_arrays(store)
+        check_keys(path, arrays)
+        arrays = {key: value for key, value in arrays.items() if key in FORMAT_KEYS}
+        check_shapes(path, {key: value.stand_in for key, value in arrays.items()})
+        whole = {key: value.whole() for key, value in arrays.items()}
+    check_values(path, whole)
     for key in ("y", "operator"):
-        if arrays[key].dtype != np.complex64:
-            _logger.info("%s:%s is %s, read as complex64", path, key, arrays[key].dtype)
-    kept = slice(limit)
+        if whole[key].dtype != np.complex64:
+            _logger.info("%s:%s is %s, read as complex64", path, key, whole[key].dtype)
+    per_scene = ("y", "operator_index", "noise_power", "truth_xyz")
+    kept = {key: one[:limit] if key in per_scene else one for key, one in whole.items()}
+    return assemble(path, kept, store.sha256)
+
+
+def assemble(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    sha256: str,
+    *,
+    refuse_silence: bool = True,
+) -> ObservationFile:
+    """A recording from arrays that were checked.
+
+    Args:
+        path: names the file in errors.
+        arrays: the keys of the format.
+        sha256: of the file.
+        refuse_silence: whether a scene without noise is refused; else its power is 0.
+
+    Returns:
+        Tensors on the CPU, complex64 and float32.
+
+    Raises:
+        RecordingError: no noise power is given, and none can be estimated.
+    """
     y, operator = (torch.from_numpy(arrays[key].astype(np.complex64)) for key in ("y", "operator"))
-    index = torch.from_numpy(arrays["operator_index"].astype(np.int64))[kept]
+    index = torch.from_numpy(arrays["operator_index"].astype(np.int64))
     field = cast(Field, str(arrays["field"]))
     return ObservationFile(
-        y=y[kept],
+        y=y,
         operator=operator,
         operator_index=index,
-        noise_power=_noise_power(path, arrays, y[kept], operator, index),
+        noise_power=_noise_power(path, arrays, y, operator, index, refuse_silence=refuse_silence),
         positions=torch.from_numpy(arrays["element_positions"].astype(np.float32)),
         wavelength=float(arrays["wavelength"]),
         field=field,
         azimuth_deg=_pair(arrays["azimuth_deg"]),
         elevation_deg=_pair(arrays["elevation_deg"]),
         range_m=_pair(arrays["range_m"]),
-        truth=_truth(arrays["truth_xyz"][kept], field) if "truth_xyz" in arrays else None,
-        sha256=archive.sha256,
+        truth=_truth(arrays["truth_xyz"], field) if "truth_xyz" in arrays else None,
+        sha256=sha256,
     )
 
 
@@ -166,10 +206,12 @@ def _truth(points: np.ndarray, field: Field) -> Sources:
 
 def _noise_power(
     path: str | Path,
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     y: Complex[Tensor, "scene block row"],
     operator: Complex[Tensor, "operator blocks row element"],
     index: Int[Tensor, " scene"],
+    *,
+    refuse_silence: bool,
 ) -> Float[Tensor, " scene"]:
     """What the file says, else what the data say."""
     if "noise_power" in arrays:
@@ -181,7 +223,7 @@ def _noise_power(
     except ValueError as error:
         raise RecordingError(f"{path} lacks 'noise_power': {error}") from error
     silent = ~(estimate >= WEAKEST_POWER)
-    if bool(silent.any()):
+    if refuse_silence and bool(silent.any()):
         raise RecordingError(
             f"{path} lacks 'noise_power', and the data have no noise to estimate it from at index "
             f"{int(silent.nonzero()[0])} ({int(silent.sum())} of {silent.numel()})."

@@ -1,5 +1,6 @@
 """From an observation file to a file of positions."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from musicnet.commands import localize as command
+from musicnet.commands import scene_answers
 from musicnet.localization import METHODS, localize
 from musicnet.networks import pretrained
+from musicnet.recordings import streams
 from musicnet.recordings.observation_files import read_observations, write_observations
 from musicnet.records.provenance import hash_file
 from musicnet.scene.snapshots import Observation
@@ -40,7 +43,7 @@ def answer(tmp_path, file, *words):
 
 
 def without_times(tree):
-    return [{**scene, "cpu_ms": None} for scene in tree["scenes"]]
+    return [{**scene, "cpu_ms": None, "file": None} for scene in tree["scenes"]]
 
 
 @pytest.mark.parametrize("file", [FAR, NEAR, SURFACE])
@@ -48,12 +51,15 @@ def without_times(tree):
 def test_the_tree_has_exactly_the_keys_of_the_format(tmp_path, file, words):
     tree = answer(tmp_path, file, "--method", "nomp", *words)
     recording = read_observations(file)
-    assert list(tree) == ["format", "provenance", "scenes"]
+    assert list(tree) == ["format", "provenance", "files", "scenes"]
+    assert [one["sha256"] for one in tree["files"]] == [hash_file(file)]
     assert tree["format"] == "musicnet.positions/1"
     assert tree["provenance"]["data_hash"] == hash_file(file)
     assert [scene["scene"] for scene in tree["scenes"]] == list(range(recording.n_scenes))
     for scene in tree["scenes"]:
-        assert set(scene) == {"scene", "n_sources", "log_likelihood", "cpu_ms", "sources"}
+        keys = {"file", "scene", "n_sources", "log_likelihood", "cpu_ms", "sources"}
+        assert set(scene) == keys
+        assert scene["file"] == str(file)
         assert len(scene["sources"]) == scene["n_sources"]
         assert scene["cpu_ms"] > 0
         for source in scene["sources"]:
@@ -170,7 +176,7 @@ def test_what_a_method_did_not_find_is_null(tmp_path, monkeypatch):
             covariance=found.covariance.masked_fill(hidden[..., None], math.nan),
         )
 
-    monkeypatch.setattr(command, "localize", blind)
+    monkeypatch.setattr(scene_answers, "localize", blind)
     tree = answer(tmp_path, FAR, "--method", "nomp", "--n-sources", "2")
     for scene in tree["scenes"]:
         found, missing = scene["sources"]
@@ -178,12 +184,11 @@ def test_what_a_method_did_not_find_is_null(tmp_path, monkeypatch):
         assert missing == {**dict.fromkeys(KEYS), "resolved": False, "method": "nomp"}
 
 
-def test_many_scenes_are_answered_in_parts(tmp_path, monkeypatch):
-    whole = without_times(answer(tmp_path, FAR, "--method", "esprit"))
-    monkeypatch.setattr(command, "_SCENES_AT_ONCE", 5)
-    parts = without_times(answer(tmp_path, FAR, "--method", "esprit"))
-    assert [s["n_sources"] for s in parts] == [s["n_sources"] for s in whole]
-    assert [s["scene"] for s in parts] == list(range(len(whole)))
+@pytest.mark.parametrize("method", ["esprit", "auto"])
+def test_the_size_of_a_batch_changes_no_bit(tmp_path, method):
+    whole = without_times(answer(tmp_path, FAR, "--method", method))
+    parts = without_times(answer(tmp_path, FAR, "--method", method, "--batch-size", "5"))
+    assert parts == whole
 
 
 def test_without_output_the_tree_is_printed(capsys):
@@ -233,7 +238,7 @@ def spoilt(tmp_path):
         (lambda _: DATA / "nothing.npz", [], "no such file"),
         (unlabelled, ["--n-sources", "truth"], "needs labels"),
         (cut, [], "truncated"),
-        (spoilt, [], "y is not finite at index"),
+        (spoilt, ["--strict"], "y is not finite at index (3, 2, 1)"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, make, words, reason):
@@ -246,6 +251,95 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, make, wo
     assert line.startswith("error: ")
     assert reason in line
     assert not target.exists()
+
+
+def test_a_bad_scene_is_named_and_the_others_are_kept(tmp_path, capsys):
+    clean = without_times(answer(tmp_path, FAR))
+    capsys.readouterr()
+    target = tmp_path / "kept.json"
+    assert command.run([str(spoilt(tmp_path)), "--output", str(target)]) == 1
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert line.endswith("nan.npz:y is not finite at index (3, 2, 1); the scene is left out")
+    kept = without_times(json.loads(target.read_text()))
+    assert kept[3]["error"] == "y is not finite at index (3, 2, 1)"
+    assert (kept[3]["n_sources"], kept[3]["sources"]) == (None, [])
+    for ours, theirs in zip(kept, clean, strict=True):
+        if ours["scene"] != 3:
+            assert ours == theirs
+
+
+def test_a_bad_file_is_named_and_the_others_are_kept(tmp_path, capsys):
+    target = tmp_path / "kept.json"
+    words = [str(cut(tmp_path)), str(FAR), "--method", "esprit", "--output", str(target)]
+    assert command.run(words) == 1
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "error" in one]
+    assert "cut.npz is truncated" in line
+    tree = json.loads(target.read_text())
+    assert {scene["file"] for scene in tree["scenes"]} == {str(FAR)}
+    assert [bool(one["error"]) for one in tree["files"]] == [True, False]
+
+
+def test_a_table_has_a_row_for_each_source(tmp_path):
+    tree = answer(tmp_path, FAR, "--method", "esprit")
+    target = tmp_path / "positions.csv"
+    assert command.run([str(FAR), "--method", "esprit", "--output", str(target)]) == 0
+    with target.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    sources = [(s["scene"], source) for s in tree["scenes"] for source in s["sources"]]
+    assert len(rows) == len(sources)
+    for row, (scene, source) in zip(rows, sources, strict=True):
+        assert (int(row["scene"]), row["method"]) == (scene, "esprit")
+        assert float(row["azimuth_deg"]) == source["azimuth_deg"]
+        assert row["data_sha256"] == hash_file(FAR)
+
+
+def test_what_was_interrupted_goes_on_without_loss(tmp_path, monkeypatch, capsys):
+    whole = without_times(answer(tmp_path, FAR, "--method", "esprit"))
+    target, calls = tmp_path / "again.json", []
+
+    def interrupted(*words):
+        calls.append(words)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scene_answers.answers(*words)
+
+    monkeypatch.setattr(streams, "_CHUNK_BYTES", 5 * 50 * 8 * 8)  # five scenes
+    monkeypatch.setattr(command, "answers", interrupted)
+    words = [str(FAR), "--method", "esprit", "--output", str(target)]
+    assert command.run(words) == 130
+    assert not target.exists()
+    journal = tmp_path / "again.json.partial"
+    with journal.open("a") as file:
+        file.write('{"file": "half a li')  # as a kill would leave it
+    assert command.run(words) == 0
+    assert len(calls) == 3 + 3
+    assert "going on after 10 scenes" in capsys.readouterr().err
+    assert without_times(json.loads(target.read_text())) == whole
+    assert not journal.exists()
+
+
+def test_another_question_does_not_go_on_with_the_first(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "again.json"
+    monkeypatch.setattr(
+        command, "write_positions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    assert command.run([str(FAR), "--method", "esprit", "--output", str(target)]) == 130
+    monkeypatch.undo()
+    words = ["--method", "bartlett", "--n-sources", "1", "--output", str(target)]
+    assert command.run([str(FAR), *words]) == 0
+    assert "going on" not in capsys.readouterr().err
+    found = json.loads(target.read_text())["scenes"]
+    assert {source["method"] for scene in found for source in scene["sources"]} == {"bartlett"}
+
+
+def test_pictures_are_drawn_on_request(tmp_path, capsys):
+    target, folder = tmp_path / "out.json", tmp_path / "pictures"
+    words = ["--method", "esprit", "--output", str(target), "--plot", str(folder)]
+    assert command.run([str(FAR), *words]) == 0
+    (picture,) = folder.iterdir()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in capsys.readouterr().out
 
 
 def test_a_recording_is_never_overwritten(tmp_path, capsys):
@@ -268,7 +362,7 @@ def test_a_target_that_cannot_be_is_refused_before_the_work(
     tmp_path, capsys, monkeypatch, target, reason
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(command, "read_observations", lambda _: pytest.fail("work was begun"))
+    monkeypatch.setattr(command, "open_observations", lambda *_: pytest.fail("work was begun"))
     assert command.run([str(FAR), "--output", target(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --output")
@@ -297,8 +391,8 @@ def test_a_source_at_infinity_has_no_place_among_near_ones():
         y=recording.y.conj().resolve_conj(),
         range_m=(recording.range_m[0], math.inf),
     )
-    trees = [command.positions(heard, "nomp", 1)["scenes"] for heard in (recording, bent)]
-    (near, far) = ([scene["sources"][0] for scene in scenes] for scenes in trees)
+    found = [scene_answers.answers(heard, "nomp", 1) for heard in (recording, bent)]
+    (near, far) = ([scene["sources"][0] for scene in scenes] for scenes in found)
     assert all(source["range_m"] is not None and source["std_x"] is not None for source in near)
     at_infinity = [source for source in far if source["range_m"] is None]
     assert len(at_infinity) > len(far) // 2

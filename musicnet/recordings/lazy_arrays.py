@@ -1,0 +1,136 @@
+"""Arrays of a file that are read in parts, so that a file may be larger than memory."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from musicnet.recordings.archives import MAX_BYTES, RecordingError, check_regular_file
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """An array whose lines along the first axis can be read by themselves.
+
+    Args:
+        name: file and key, for messages.
+        shape: of the whole.
+        dtype: in the byte order of this machine.
+        read: gives lines from one number to another; of an array without axes, everything.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[int, int], np.ndarray]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the whole; Python's integers do not overflow."""
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    def whole(self, max_bytes: int = MAX_BYTES) -> np.ndarray:
+        """Reads everything.
+
+        Raises:
+            RecordingError: it is larger than the limit.
+        """
+        if self.n_bytes > max_bytes:
+            raise RecordingError(
+                f"{self.name} declares {self.n_bytes} bytes, the limit is {max_bytes}."
+            )
+        return self.read(0, self.shape[0] if self.shape else 1)
+
+    @property
+    def stand_in(self) -> np.ndarray:
+        """Zeros of the same shape and type that take no memory, for checks of shapes."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The arrays of an open file; a context that closes it.
+
+    Args:
+        path: of the file.
+        kind: what it is, in a word.
+        arrays: by key.
+        sha256: of the whole file, in hexadecimal.
+        resources: what is open.
+        rate_hz: lines of ``y`` per second, where it is one long record.
+        frequency_hz: of the carrier, where the file says it.
+    """
+
+    path: Path
+    kind: str
+    arrays: Mapping[str, LazyArray]
+    sha256: str
+    resources: ExitStack = field(default_factory=ExitStack)
+    rate_hz: float | None = None
+    frequency_hz: float | None = None
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.resources.close()
+
+
+def in_memory(name: str, array: np.ndarray) -> LazyArray:
+    """An array that has been read already.
+
+    Args:
+        name: file and key.
+        array: any byte order.
+
+    Returns:
+        The same, as others are given.
+
+    Example:
+        >>> in_memory("file:y", np.arange(6).reshape(3, 2)).read(1, 3).tolist()
+        [[2, 3], [4, 5]]
+    """
+    array = native(array)
+    return LazyArray(
+        name,
+        array.shape,
+        array.dtype,
+        lambda start, stop: array[start:stop] if array.ndim else array,
+    )
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The same numbers in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, read in parts.
+
+    Raises:
+        OSError: it is not there, no regular file, or may not be read.
+        RecordingError: it is empty.
+    """
+    check_regular_file(path)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except PermissionError as error:
+        raise PermissionError(f"permission denied: {path}") from error
+    return digest.hexdigest()
