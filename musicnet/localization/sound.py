@@ -1,7 +1,8 @@
 """Directions of sound: wideband methods, error bars, and windows over time."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +23,6 @@ LOWEST_HZ = 300.0
 
 _NYQUIST_SHARE = 0.9  # of half the rate: above it, filters of converters leave little
 _N_GROUPS = 16  # neighbouring frequencies that are left out together for error bars
-_SILENCE = 1e-10  # of the loudest window's power
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,20 @@ class Bearings:
     def resolved(self) -> Bool[Tensor, "window source"]:
         """Slots that hold a source."""
         return self.angles.isfinite()
+
+    def later(self, seconds: float) -> "Bearings":
+        """The same of sound that began so much later."""
+        return replace(self, middles=self.middles + seconds)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Bearings"]) -> "Bearings":
+        """Windows one part after another; what is the same for all is taken from the first."""
+        return replace(
+            parts[0],
+            angles=torch.cat([part.angles for part in parts]),
+            deviations=torch.cat([part.deviations for part in parts]),
+            middles=torch.cat([part.middles for part in parts]),
+        )
 
 
 def localize_sound(
@@ -173,8 +187,7 @@ def _near(
 def _silent(spectra: Spectra) -> Bool[Tensor, " window"]:
     """Windows in which nothing was heard, or numbers that are none."""
     power = spectra.covariances.diagonal(dim1=-2, dim2=-1).real.sum((-2, -1))
-    loudest = power.nan_to_num(0.0, 0.0, 0.0).max()
-    return ~(power > _SILENCE * loudest)
+    return ~((power > torch.finfo(power.dtype).tiny) & power.isfinite())
 
 
 def _check(method: str, speed: float, speed_std: float, elevation: float) -> None:
