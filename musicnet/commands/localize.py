@@ -40,6 +40,12 @@ from musicnet.commands.scene_answers import (
     bad_entry,
     no_labels,
 )
+from musicnet.commands.sound_answers import (
+    SOUND_METHODS,
+    add_sound_options,
+    is_wideband,
+    sound_entries,
+)
 from musicnet.commands.weights_choice import choice_of, weights_for
 from musicnet.localization import METHODS
 from musicnet.networks.pretrained import Pretrained, shipped
@@ -65,12 +71,14 @@ class Outcome:
         sha256: of its content; None where it was not read.
         error: why the whole file was.
         weights: that were used.
+        is_wideband: whether it was sound of which no narrow band was asked for.
     """
 
     name: str
     sha256: str | None = None
     error: str | None = None
     weights: Pretrained | None = None
+    is_wideband: bool = False
 
 
 def run(argv: Sequence[str]) -> int:
@@ -143,7 +151,8 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
             print(picture)
     journal.remove()
     # not before the work: a refusal is one line
-    for line in dict.fromkeys(choice_of(arguments.method, one.weights) for one in good):
+    chosen = [one.weights for one in good if not one.is_wideband]
+    for line in dict.fromkeys(choice_of(arguments.method, one) for one in chosen):
         sys.stderr.write(f"{line}\n" if line and arguments.around is None else "")
     return BAD_INPUT if n_bad or len(good) < len(outcomes) else 0
 
@@ -157,6 +166,15 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
     with progress_bar() as advance:
         for outcome, file in zip(outcomes, arguments.file, strict=True):
             try:
+                if is_wideband(file, arguments):
+                    outcome.is_wideband = True
+                    outcome.sha256 = sha256_of(file)
+                    for n_windows, entries in sound_entries(file, setup.array, arguments):
+                        start = min(done, len(entries))  # what a journal has is made again
+                        done -= start
+                        journal.add(entries[start:])
+                        advance(len(entries), n_windows, file.name)
+                    continue
                 with (
                     _warnings_told(strict=arguments.strict),
                     open_observations(file, setup) as stream,
@@ -241,6 +259,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
         *("method", "n_sources", "array", "frequency", "speed", "wavelength"),
         *("snapshots", "azimuth_deg", "elevation_deg", "range_m"),
         *("bearing_deg", "plane_elevation_deg"),
+        *("window", "band", "speed_std", "track"),
     )
     return {"command": "localize", **{name: getattr(arguments, name) for name in names}}
 
@@ -314,7 +333,9 @@ def _parser() -> argparse.ArgumentParser:
         help="observations (.npz, HDF5, .mat), or snapshots alone (.npy, .mat, HDF5, SigMF, .wav, "
         ".flac) with --array",
     )
-    parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
+    parser.add_argument(
+        "--method", choices=(*METHODS, *SOUND_METHODS), default="auto", help="default: auto"
+    )
     parser.add_argument(
         "--weights",
         metavar="NAME|FILE",
@@ -347,6 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_recording_options(parser)
     add_bearing_options(parser)
+    add_sound_options(parser)
     return parser
 
 

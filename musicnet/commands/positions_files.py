@@ -18,9 +18,9 @@ FORMAT = "musicnet.positions/1"
 
 _OF_SCENE = ("file", "scene", "time_s", "n_sources", "log_likelihood", "error")
 _OF_SOURCE = (
-    *("azimuth_deg", "elevation_deg", "range_m", "bearing_deg", "x", "y", "z"),
+    *("azimuth_deg", "elevation_deg", "range_m", "bearing_deg", "lateral_deg", "x", "y", "z"),
     *("std_azimuth_deg", "std_elevation_deg", "std_range_m", "std_bearing_deg"),
-    *("std_x", "std_y", "std_z", "resolved", "method"),
+    *("std_lateral_deg", "std_x", "std_y", "std_z", "resolved", "method"),
 )
 _OF_RUN = ("weights", "run_id", "data_sha256")
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 
+from musicnet.commands.sound_answers import SOUND_METHODS
 from musicnet.localization.bearings import Around
 from musicnet.recordings.array_descriptions import read_array
 from musicnet.recordings.setup import Setup
@@ -91,6 +92,8 @@ def around_of(arguments: argparse.Namespace) -> Around | None:
     Raises:
         ValueError: numbers that cannot be, or options that contradict each other.
     """
+    if arguments.method in SOUND_METHODS:
+        return None
     is_asked = arguments.bearing_deg is not None or arguments.plane_elevation_deg is not None
     others = [arguments.azimuth_deg, arguments.elevation_deg, arguments.range_m]
     has_sector = any(one is not None for one in others)

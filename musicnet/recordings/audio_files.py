@@ -1,11 +1,13 @@
-"""Sound of several channels, as snapshots of one narrow band.
+"""Sound of several channels: its samples, or snapshots of one narrow band.
 
 A snapshot is the Fourier coefficient of one windowed frame of every channel at one frequency: the
 array hears it as it hears a narrow-band wave of that frequency.
 """
 
 import math
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,6 @@ def open_sound(path: Path, frequency_hz: float | None) -> Store:
         RecordingError: it is damaged, or the frequency is not in it.
         ModuleNotFoundError: soundfile is not installed.
     """
-    soundfile = _library()
     if frequency_hz is None:
         raise RecordingError(
             f"{path} is sound, of which one narrow band is listened to: got no frequency. Give "
@@ -54,23 +55,12 @@ def open_sound(path: Path, frequency_hz: float | None) -> Store:
         )
     sha256 = sha256_of(path)
     with ExitStack() as stack:
-        try:
-            file = stack.enter_context(soundfile.SoundFile(path))
-        except (RuntimeError, OSError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise RecordingError(
-                f"{path} is truncated or no sound file ({reason:.120})."
-            ) from error
+        file = stack.enter_context(_opened(path))
         rate = float(file.samplerate)
         if not 0 < frequency_hz < rate / 2:
             raise RecordingError(
                 f"--frequency must lie below half the sampling rate of {path}, {rate / 2:g} Hz: "
                 f"got {frequency_hz:g}."
-            )
-        if not 2 <= file.channels <= _MOST_CHANNELS:
-            raise RecordingError(
-                f"{path} has {file.channels} channels, want 2 to {_MOST_CHANNELS}: one hears no "
-                "direction."
             )
         hop = FRAME // 2
         n_frames = max((file.frames - FRAME) // hop + 1, 0)
@@ -87,6 +77,67 @@ def open_sound(path: Path, frequency_hz: float | None) -> Store:
 
         y = LazyArray(str(path), (n_frames, file.channels), np.dtype(np.complex64), read)
         return Store(path, "sound", {"y": y}, sha256, stack.pop_all(), rate / hop, frequency_hz)
+
+
+@dataclass(frozen=True, eq=False)
+class SoundFile:
+    """An open sound file.
+
+    Args:
+        path: of it.
+        rate: samples per second.
+        n_samples: of each channel.
+        n_channels: microphones.
+        read: first and last sample (not included) -> samples, float64 [sample, channel].
+    """
+
+    path: Path
+    rate: float
+    n_samples: int
+    n_channels: int
+    read: Callable[[int, int], np.ndarray]
+
+
+@contextmanager
+def opened_sound(path: Path) -> Iterator[SoundFile]:
+    """Opens a sound file for its samples.
+
+    Args:
+        path: a local file.
+
+    Yields:
+        What reads it, while the block lasts.
+
+    Raises:
+        OSError: the file cannot be read.
+        RecordingError: it is damaged, or has one channel.
+        ModuleNotFoundError: soundfile is not installed.
+    """
+    with _opened(path) as file:
+        yield SoundFile(
+            path,
+            float(file.samplerate),
+            int(file.frames),
+            int(file.channels),
+            lambda first, last: _samples(file, first, last - first, path),
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    soundfile = _library()
+    try:
+        file = soundfile.SoundFile(path)
+    except (RuntimeError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RecordingError(f"{path} is truncated or no sound file ({reason:.120}).") from error
+    with file:
+        if not 2 <= file.channels <= _MOST_CHANNELS:
+            raise RecordingError(
+                f"{path} has {file.channels} channels, want 2 to {_MOST_CHANNELS}: one hears no "
+                "direction."
+            )
+        yield file
 
 
 def _samples(file: Any, start: int, count: int, path: Path) -> np.ndarray:

@@ -14,9 +14,10 @@ from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.audio_files import is_sound, open_sound
 from musicnet.recordings.checks import FORMAT
 from musicnet.recordings.lazy_arrays import LazyArray, Store, in_memory
-from musicnet.recordings.setup import SPEED_OF_LIGHT, SPEED_OF_SOUND, Setup
+from musicnet.recordings.setup import SPEED_OF_LIGHT, Setup
 from musicnet.recordings.sigmf_files import DATA, META, open_sigmf
 from musicnet.recordings.stores import observation_arrays, open_store, read_beginning
+from musicnet.scene.sound import SPEED_OF_SOUND
 
 
 def open_recording(path: str | Path, setup: Setup | None = None) -> Store:

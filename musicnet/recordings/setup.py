@@ -8,8 +8,8 @@ import numpy as np
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.array_descriptions import ArrayDescription
 
-SPEED_OF_LIGHT, SPEED_OF_SOUND = 299_792_458.0, 343.0
-"""Metres per second; the latter in dry air of 20 degrees centigrade."""
+SPEED_OF_LIGHT = 299_792_458.0
+"""Metres per second."""
 
 _LINE = 1e-4  # share of an aperture's length below which its width counts for nothing
 _SAME_PLACE = 1e-3  # wavelengths

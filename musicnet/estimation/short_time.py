@@ -1,0 +1,102 @@
+"""Short-time spectra of sound, and what they leave of it: one covariance per frequency."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from musicnet.scene.sound import Sound
+
+_FRAMES_AT_ONCE = 2048  # bounds the memory of long recordings
+
+
+@dataclass(frozen=True, eq=False)
+class Spectra:
+    """Second moments of several stretches of sound, frequency by frequency.
+
+    Args:
+        covariances: mean of x x^H over the frames of a window; any linear unit.
+        frequencies: Hz.
+        middles: of the windows, seconds from the start.
+    """
+
+    covariances: Complex[Tensor, "window frequency element element"]
+    frequencies: Float[Tensor, " frequency"]
+    middles: Float[Tensor, " window"]
+
+
+def short_time_covariances(
+    sound: Sound,
+    band: tuple[float, float],
+    *,
+    frame_s: float = 0.032,
+    window_s: float | None = None,
+    phase_only: bool = False,
+) -> Spectra:
+    """Cuts sound into frames, and averages over those of each window.
+
+    Frames have Hann windows and overlap by half. The phase of a wave that comes from nearer a
+    microphone is ahead there, as in `musicnet.scene.steering`.
+
+    Args:
+        sound: what was heard.
+        band: lowest and highest frequency kept, Hz.
+        frame_s: length of a frame, seconds; rounded to a power of two of samples.
+        window_s: length of a window, seconds; None is all of it.
+        phase_only: divides every number by its modulus (PHAT), so that no loud moment or frequency
+            rules.
+
+    Returns:
+        Covariances over windows and frequencies.
+
+    Raises:
+        ValueError: no frequency is in the band, or sound or window are shorter than two frames.
+
+    Source: Knapp & Carter (1976), IEEE Transactions on Acoustics, Speech, and Signal Processing
+    24(4), for the phase transform.
+    """
+    length = 2 ** max(3, round(math.log2(frame_s * sound.rate)))
+    hop = length // 2
+    n_frames = (sound.samples.shape[-1] - length) // hop + 1
+    per_window = n_frames
+    if window_s is not None:
+        per_window = (round(window_s * sound.rate) - length) // hop + 1
+    if min(n_frames, per_window) < 2:
+        raise ValueError(
+            f"sound and window must hold two frames of {length / sound.rate:g} s: got "
+            f"{sound.seconds:g} s of sound and a window of "
+            f"{sound.seconds if window_s is None else window_s:g} s. Shorten frames."
+        )
+    frequencies = torch.arange(hop + 1, dtype=torch.float64) * (sound.rate / length)
+    kept = (frequencies >= band[0]) & (frequencies <= band[1])
+    if not bool(kept.any()):
+        raise ValueError(
+            f"the band must hold a multiple of {sound.rate / length:g} Hz up to "
+            f"{sound.rate / 2:g} Hz: got {band[0]:g} to {band[1]:g} Hz."
+        )
+    per_window = min(per_window, n_frames)
+    starts = range(0, n_frames - per_window + 1, per_window)
+    taper = torch.hann_window(length, dtype=sound.samples.dtype, device=sound.samples.device)
+    covariances = []
+    for start in starts:
+        total = torch.zeros((), device=sound.samples.device)
+        for first in range(start, start + per_window, _FRAMES_AT_ONCE):
+            n_now = min(_FRAMES_AT_ONCE, start + per_window - first)
+            part = sound.samples[:, first * hop : (first + n_now - 1) * hop + length]
+            bins = torch.stft(part, length, hop, window=taper, center=False, return_complex=True)[
+                :, kept.to(part.device)
+            ]
+            if phase_only:
+                tiny = torch.finfo(bins.real.dtype).tiny
+                bins = bins / bins.abs().clamp_min(tiny)
+            bins = bins.movedim(0, 1)  # (frequency, element, frame)
+            total = total + bins @ bins.mH
+        covariances.append(total / per_window)
+    middles = [(start + 0.5 * (per_window + 1)) * hop / sound.rate for start in starts]
+    return Spectra(
+        torch.stack(covariances),
+        frequencies[kept].to(sound.samples),
+        torch.tensor(middles, dtype=sound.samples.dtype, device=sound.samples.device),
+    )

@@ -1,0 +1,205 @@
+"""Directions of sound: wideband methods, error bars, and windows over time."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from musicnet.coordinates import wrap_angle
+from musicnet.estimation.circle_peaks import CirclePeaks, circle_peaks, parabola_offset
+from musicnet.estimation.short_time import Spectra, short_time_covariances
+from musicnet.estimation.wideband import (
+    WIDEBAND_METHODS,
+    WidebandMethod,
+    drawing,
+    plane_wave_steering,
+)
+from musicnet.scene.sound import SPEED_OF_SOUND, SearchCircle, Sound, aliasing_limit
+
+LOWEST_HZ = 300.0
+"""Where the default band begins: below it, hum and rumble are louder than speech."""
+
+_NYQUIST_SHARE = 0.9  # of half the rate: above it, filters of converters leave little
+_N_GROUPS = 16  # neighbouring frequencies that are left out together for error bars
+
+
+@dataclass(frozen=True, eq=False)
+class Bearings:
+    """Directions of the sources of each window, with their error bars.
+
+    Args:
+        angles: radians, best first, bearings in (-pi, pi]; NaN where the map had no peak left.
+        deviations: standard deviations, radians. They hold what differs between frequencies, as
+            noise does, and the speed of sound; not what is wrong at all frequencies alike, as
+            positions of microphones, and only a part of what reflections do.
+        middles: of the windows, seconds from the start.
+        name: of the angle, "bearing" or "lateral".
+        method: which one it was.
+        band: lowest and highest frequency used, Hz.
+        aliasing_hz: frequency above which neighbours are further apart than half a wavelength.
+    """
+
+    angles: Float[Tensor, "window source"]
+    deviations: Float[Tensor, "window source"]
+    middles: Float[Tensor, " window"]
+    name: str
+    method: WidebandMethod
+    band: tuple[float, float]
+    aliasing_hz: float
+
+    @property
+    def resolved(self) -> Bool[Tensor, "window source"]:
+        """Slots that hold a source."""
+        return self.angles.isfinite()
+
+    def later(self, seconds: float) -> "Bearings":
+        """The same of sound that began so much later."""
+        return replace(self, middles=self.middles + seconds)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Bearings"]) -> "Bearings":
+        """Windows one part after another; what is the same for all is taken from the first."""
+        return replace(
+            parts[0],
+            angles=torch.cat([part.angles for part in parts]),
+            deviations=torch.cat([part.deviations for part in parts]),
+            middles=torch.cat([part.middles for part in parts]),
+        )
+
+
+def localize_sound(
+    sound: Sound,
+    n_sources: int,
+    method: WidebandMethod = "music",
+    *,
+    speed: float = SPEED_OF_SOUND,
+    speed_std: float = 0.0,
+    elevation: float = 0.0,
+    band: tuple[float, float] | None = None,
+    window_s: float | None = None,
+) -> Bearings:
+    """Finds where sound comes from.
+
+    Args:
+        sound: what was heard.
+        n_sources: how many to look for in each window.
+        method: see `musicnet.estimation.wideband`.
+        speed: of sound, metres per second.
+        speed_std: its standard deviation.
+        elevation: of the sources above the x-y plane, radians; no matter for a line.
+        band: lowest and highest frequency used, Hz; None from 300 Hz to nine tenths of half the
+            rate. It may go beyond the spatial-aliasing limit but has to begin below it.
+        window_s: seconds that one answer is made from; None makes one from all.
+
+    Returns:
+        Bearings of each window; a line's are lateral angles. Silence has none.
+
+    Raises:
+        ValueError: an argument out of range, a band that begins above the aliasing limit, or
+            sound too short.
+
+    Example:
+        >>> noise = torch.randn(8194, generator=torch.Generator().manual_seed(0))
+        >>> pair = torch.tensor([[-0.05, 0.0, 0.0], [0.05, 0.0, 0.0]])
+        >>> heard = Sound(torch.stack((noise[:-2], noise[2:])), rate=16000.0, positions=pair)
+        >>> found = localize_sound(heard, 1)  # two samples earlier on the right
+        >>> found.name, round(float(found.angles.rad2deg()))
+        ('lateral', 25)
+    """
+    _check(method, speed, speed_std, elevation)
+    limit = aliasing_limit(sound.positions, speed)
+    if band is None:
+        band = (LOWEST_HZ, _NYQUIST_SHARE * 0.5 * sound.rate)
+    if not 0.0 < band[0] < band[1] or band[0] >= limit:
+        raise ValueError(
+            "band must be two rising frequencies > 0 that begin below the spatial-aliasing limit "
+            f"of this array, {limit:.0f} Hz: got {band[0]:g} to {band[1]:g} Hz. Use a lower band, "
+            "or microphones closer together."
+        )
+    circle = SearchCircle.around(sound.positions, elevation)
+    spectra = short_time_covariances(
+        sound, band, window_s=window_s, phase_only=method == "srp-phat"
+    )
+    score = _scores(method, sound, spectra, circle, speed, n_sources)
+    peaks = circle_peaks(score[:, 0], n_sources, is_closed=circle.is_closed)
+    found = _near(score, peaks, circle)  # (window, draw, source)
+    n_groups = found.shape[1] - 1
+    spread = (found[:, 1:] - found[:, 1:].mean(1, keepdim=True)).square().sum(1)
+    variance = spread * (n_groups - 1) / max(n_groups, 1)  # the jackknife's
+    if speed_std > 0.0:
+        faster, slower = (
+            _near(_scores(method, sound, spectra, circle, other, n_sources)[:, :1], peaks, circle)
+            for other in (speed + speed_std, speed - speed_std)
+        )
+        variance = variance + (0.5 * (faster - slower)[:, 0]).square()
+    there = peaks.present & ~_silent(spectra)[:, None]
+    angles = found[:, 0]
+    if circle.is_closed:
+        angles = wrap_angle(angles)
+    return Bearings(
+        angles.masked_fill(~there, math.nan),
+        variance.sqrt().masked_fill(~there, math.nan),
+        spectra.middles,
+        circle.name,
+        method,
+        band,
+        limit,
+    )
+
+
+def _scores(
+    method: WidebandMethod,
+    sound: Sound,
+    spectra: Spectra,
+    circle: SearchCircle,
+    speed: float,
+    n_sources: int,
+) -> Float[Tensor, "window draw cell"]:
+    """The map of all frequencies, and those without one group of neighbours each."""
+    steering = plane_wave_steering(sound.positions, circle.directions, spectra.frequencies, speed)
+    draw = drawing(method, spectra, steering, n_sources, is_closed=circle.is_closed)
+    n = len(spectra.frequencies)
+    n_groups = min(_N_GROUPS, n)
+    group = torch.arange(n, device=steering.device) * n_groups // n
+    left_out = group == torch.arange(n_groups, device=steering.device)[:, None]
+    weights = torch.cat((torch.ones_like(left_out[:1]), ~left_out)) if n_groups > 1 else ~left_out
+    return draw(weights.to(spectra.frequencies))
+
+
+def _near(
+    score: Float[Tensor, "window draw cell"], peaks: CirclePeaks, circle: SearchCircle
+) -> Float[Tensor, "window draw source"]:
+    """Where the maximum of each map is that belongs to each peak; radians, not wrapped."""
+    reach = torch.arange(-3, 4, device=score.device)
+    around = peaks.cells[:, None, :, None] + reach  # (window, 1, source, near)
+    n_cells = score.shape[-1]
+    inside = around if circle.is_closed else around.clamp(0, n_cells - 1)
+    wanted = (inside % n_cells).expand(-1, score.shape[1], -1, -1)
+    near = score.gather(-1, wanted.flatten(-2)).reshape(wanted.shape)
+    best = near[..., 1:-1].argmax(-1, keepdim=True) + 1
+    left, here, right = (near.gather(-1, best + step)[..., 0] for step in (-1, 0, 1))
+    cell = inside.expand_as(wanted).gather(-1, best)[..., 0] + parabola_offset(left, here, right)
+    return cell * circle.step + circle.angles[0]
+
+
+def _silent(spectra: Spectra) -> Bool[Tensor, " window"]:
+    """Windows in which nothing was heard, or numbers that are none."""
+    power = spectra.covariances.diagonal(dim1=-2, dim2=-1).real.sum((-2, -1))
+    return ~((power > torch.finfo(power.dtype).tiny) & power.isfinite())
+
+
+def _check(method: str, speed: float, speed_std: float, elevation: float) -> None:
+    if method not in WIDEBAND_METHODS:
+        raise ValueError(
+            f"sound is localised by one of {', '.join(WIDEBAND_METHODS)}: got {method!r}."
+        )
+    if not 0.0 < speed < math.inf or not 0.0 <= speed_std < speed:
+        raise ValueError(
+            "the speed of sound must be finite and > 0, and its standard deviation below it: got "
+            f"{speed} and {speed_std} m/s."
+        )
+    if not abs(elevation) < 0.5 * math.pi:
+        raise ValueError(f"elevation must lie between -pi/2 and pi/2 rad: got {elevation}.")
