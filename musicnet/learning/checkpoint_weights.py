@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from musicnet.gate import checkpoints
+from musicnet.networks.fitting import find_weights
 from musicnet.networks.neural_music import NetworkSettings
 from musicnet.networks.pretrained import Pretrained, restored
 from musicnet.recordings.archives import read_regular_file
@@ -17,6 +18,24 @@ from musicnet.records.plain_data import from_plain
 from musicnet.scene.scene import Scene
 
 _PART = "network."  # of a MusicNet
+
+
+def find_network(word: str) -> Pretrained:
+    """Trained weights by the name that they ship under, from a file, or from a run's checkpoint.
+
+    Args:
+        word: the name or the path.
+
+    Returns:
+        The network and what it was trained for.
+
+    Raises:
+        ValueError: neither a name nor a file, or a file that holds no such network.
+        OSError: the file cannot be read.
+    """
+    if word.endswith(".ckpt"):
+        return read_checkpoint(Path(word))
+    return find_weights(word)
 
 
 def read_checkpoint(path: str | Path) -> Pretrained:

@@ -100,6 +100,11 @@ def phase_index(phases: Sequence[Phase], epoch: int) -> int:
     return len(phases) - 1
 
 
+def frozen_throughout(phases: Sequence[Phase]) -> set[str]:
+    """Names of the parameter groups that no phase trains."""
+    return set.intersection(*(set(phase.frozen) for phase in phases))
+
+
 def check_phases(phases: Sequence[Phase], group_names: Sequence[str]) -> None:
     """Refuses lists of phases that cannot be trained.
 
