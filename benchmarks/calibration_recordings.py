@@ -1,15 +1,16 @@
 """Calibration recordings of simulated hardware, as a field user would make them."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from musicnet.coordinates import from_xyz
+from musicnet.coordinates import angles, direction_cosines, from_xyz
 from musicnet.recordings.observation_files import ObservationFile, write_observations
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import draw_known_blocks
-from musicnet.scene.sources import Sources
+from musicnet.scene.sources import SourceLaw, Sources
 
 SCENES_PER_CHANNEL = 32
 _SEED = 8_410
@@ -72,15 +73,24 @@ def record(campaign: Campaign, scene: Scene, path: Path) -> None:
             azimuth_deg=law.azimuth_deg,
             elevation_deg=law.elevation_deg,
             range_m=law.range_m or (0.0, 0.0),
-            truth=_surveyed(truth, campaign.survey_m),
+            truth=_surveyed(truth, campaign.survey_m, law),
             sha256="",
         ),
     )
 
 
-def _surveyed(truth: Sources, survey_m: float) -> Sources:
-    """Places as they were written down."""
+def _surveyed(truth: Sources, survey_m: float, law: SourceLaw) -> Sources:
+    """Places as they were written down: inside the sector, where they are known to be."""
+    if survey_m == 0.0:
+        return truth
     generator = torch.Generator().manual_seed(_SEED)
     points = truth.xyz.double()
-    points = points + survey_m * torch.randn(points.shape, generator=generator)
-    return Sources(from_xyz(points).float(), truth.resolved)
+    noisy = from_xyz(points + survey_m * torch.randn(points.shape, generator=generator))
+    azimuth, elevation = (
+        angle.clamp(*(math.radians(0.999 * bound) for bound in bounds))
+        for angle, bounds in zip(angles(noisy), (law.azimuth_deg, law.elevation_deg), strict=True)
+    )
+    u, v = direction_cosines(azimuth, elevation)
+    nearest, farthest = law.range_m or (0.0, math.inf)
+    rho = noisy[..., 2].clamp(1.001 / farthest, 0.999 / nearest)
+    return Sources(torch.stack((u, v, rho), dim=-1).float(), truth.resolved)

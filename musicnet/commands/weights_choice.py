@@ -75,6 +75,9 @@ def choice_of(method: str, pretrained: Pretrained | None) -> str | None:
     if method not in METHODS_WITH_WEIGHTS:
         return None
     if pretrained is not None:
-        return f"weights: {pretrained.name}"
+        what = ", calibrated for one piece of hardware" * (
+            pretrained.network.calibration is not None
+        )
+        return f"weights: {pretrained.name}{what}"
     none = "none of those that ship fits this recording" if shipped() else "none are shipped"
     return f"weights: {none}; pursuit is used instead"

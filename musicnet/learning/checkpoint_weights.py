@@ -1,5 +1,6 @@
 """The network out of a checkpoint of its training, ready to be used or kept."""
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -46,13 +47,14 @@ def read_checkpoint(path: str | Path) -> Pretrained:
 
     Returns:
         The network in eval mode, without gradients, on the CPU. Its card says ``weights``
-        ("averaged" or "raw"), ``epochs`` and ``steps``; the hash is None.
+        ("averaged" or "raw"), ``epochs`` and ``steps``.
 
     Raises:
         OSError: there is no such file, it is no regular file, or it may not be read.
         ValueError: it is damaged or another model's; one line that names file and key.
     """
-    checkpoint = _loaded(path)
+    content = read_regular_file(Path(path))
+    checkpoint = _loaded(path, content)
     try:
         known = _entry(checkpoint, "hyper_parameters")
         if "scene" not in known:
@@ -79,12 +81,12 @@ def read_checkpoint(path: str | Path) -> Pretrained:
         "epochs": int(checkpoint.get("epoch", -1)) + 1,
         "steps": int(checkpoint.get("global_step", 0)),
     }
-    return Pretrained(Path(path).stem, network, scene, card, settings)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Pretrained(Path(path).stem, network, scene, card, settings, sha256)
 
 
-def _loaded(path: str | Path) -> dict[str, Any]:
+def _loaded(path: str | Path, content: bytes) -> dict[str, Any]:
     """The checkpoint as plain data and tensors; nothing in it can run code."""
-    content = read_regular_file(Path(path))
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if (damaged := archive.testzip()) is not None:

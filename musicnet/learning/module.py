@@ -16,12 +16,20 @@ from musicnet.gate.parameter_groups import ParameterGroup
 from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import StepGate
 from musicnet.learning.answer_examples import AnswerExample, answer_examples, answer_loss
-from musicnet.learning.batches import SceneBatch
+from musicnet.learning.batches import SceneBatch, with_truth
 from musicnet.learning.calibration_loss import calibration_loss
 from musicnet.learning.checkpoint_weights import find_network
 from musicnet.learning.evaluation import evaluation_metrics
-from musicnet.learning.losses import SPECTRUM_TERMS, LossTerm, loss_terms
-from musicnet.learning.phases import Phase, check_phases, frozen_throughout, joint, phase_index
+from musicnet.learning.losses import SPECTRUM_TERMS, loss_terms
+from musicnet.learning.parts import check_parts
+from musicnet.learning.phases import (
+    Phase,
+    check_phases,
+    frozen_throughout,
+    joint,
+    phase_index,
+    weighs,
+)
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
 from musicnet.networks.judge import Judge
@@ -59,8 +67,8 @@ class MusicNet(GatedModule):
             None begins anew.
 
     Raises:
-        ValueError: settings out of range, or that do not fit together.
-        OSError: the weights to begin with cannot be read.
+        ValueError: settings out of range, or that do not fit together, or weights to begin with
+            that cannot be read.
     """
 
     def __init__(
@@ -90,9 +98,9 @@ class MusicNet(GatedModule):
         check_phases(self.phases, [group.name for group in self.parameter_groups])
         self.scene = scene
         self.network = NeuralMusic(scene, settings)
-        _check_parts(settings, self.phases)
+        check_parts(settings, self.phases)
         if start is not None:
-            begin_with(self.network, scene, find_network(start))
+            _begin(self.network, scene, start)
         self._freeze_for_good()
         prefixes: tuple[EvaluationPrefix, ...] = ("val/", "val/averaged_", "test/")
         self._metrics = {p: evaluation_metrics(far_field=scene.far_field) for p in prefixes}
@@ -118,7 +126,7 @@ class MusicNet(GatedModule):
     @override
     def compute_loss(self, batch: SceneBatch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of the present phase, and the total of the final one."""
-        draws = any(_weighs(self.phases, term) for term in SPECTRUM_TERMS)
+        draws = any(weighs(self.phases, term) for term in SPECTRUM_TERMS)
         terms = self._terms(self(batch) if draws else None, batch)
         return {
             "loss": self.phases[self.phase_index].total(terms),
@@ -195,11 +203,11 @@ class MusicNet(GatedModule):
         terms: dict[str, Tensor] = {}
         if spectrum is not None:
             terms |= loss_terms(spectrum, _known(batch), self.network.grid)
-        if self.network.calibration is not None and _weighs(self.phases, "calibration"):
+        if self.network.calibration is not None and weighs(self.phases, "calibration"):
             terms["calibration"] = self._misfit(batch)
-        if self.network.head.trust is not None and _weighs(self.phases, "trust"):
+        if self.network.head.trust is not None and weighs(self.phases, "trust"):
             terms["trust"] = trust_loss(self.network.head.trust, self._examples(batch))
-        if self.network.head.judge is not None and _weighs(self.phases, "answers"):
+        if self.network.head.judge is not None and weighs(self.phases, "answers"):
             examples = list(self._answers(self.network.head.judge, batch))
             terms["answers"] = answer_loss(self.network.head.judge, examples)
         return terms
@@ -207,13 +215,13 @@ class MusicNet(GatedModule):
     def _misfit(self, batch: SceneBatch) -> Float[Tensor, ""]:
         with torch.autocast(self.device.type, enabled=False):
             heard = [self.network.calibrated(one) for one in batch.observations]
-            return calibration_loss(_with_truth(heard, _known(batch)))
+            return calibration_loss(with_truth(heard, _known(batch)))
 
     def _examples(self, batch: SceneBatch) -> list[TrustExample]:
         examples: list[TrustExample] = []
         law, region = self.scene.sources, self.scene.region
         with torch.autocast(self.device.type, enabled=False):
-            for heard, truth in _with_truth(self._heard(batch), _known(batch)):
+            for heard, truth in with_truth(self._heard(batch), _known(batch)):
                 n_channels = len(heard.noise_power)
                 # they cost more than all the rest, and few teach enough
                 n_used = -(-n_channels // TRUST_SHARE) if self.training else n_channels
@@ -223,7 +231,7 @@ class MusicNet(GatedModule):
 
     def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:
         with torch.autocast(self.device.type, enabled=False):
-            for heard, truth in _with_truth(self._heard(batch), _known(batch)):
+            for heard, truth in with_truth(self._heard(batch), _known(batch)):
                 yield from answer_examples(judge, heard, truth, self.scene.region)
 
     def _freeze_for_good(self) -> None:
@@ -280,43 +288,11 @@ def _default_groups(settings: NetworkSettings) -> list[ParameterGroup]:
     return groups
 
 
-def _check_parts(settings: NetworkSettings, phases: Sequence[Phase]) -> None:
-    """Refuses a part that nothing trains, and a loss term of a part that is not there."""
-    parts: dict[LossTerm, tuple[str, str, int, str]] = {
-        "trust": ("a trust head", "n_trust", settings.n_trust, "head"),
-        "answers": ("a judge", "n_judge", settings.n_judge, "head"),
-        "calibration": ("a calibration", "calibrates", settings.calibrates, "calibration"),
-    }
-    for term, (part, name, size, group) in parts.items():
-        trains = _weighs(phases, term)
-        # what is kept as it came needs no loss
-        if trains != bool(size) and (trains or group not in frozen_throughout(phases)):
-            raise ValueError(
-                f"{part} and a loss term for it need each other: got network.{name}={size} with "
-                f"the weights {[phase.weights for phase in phases]}. Set both or neither."
-            )
-
-
-def _with_truth(
-    observations: Sequence[Observation], truth: Sources
-) -> Iterator[tuple[Observation, Sources]]:
-    """Each observation beside the sources of its own scenes, batch (channel, scene)."""
-    first = 0
-    for heard in observations:
-        shape = heard.noise_power.shape
-        scenes = slice(first, first + shape.numel())
-        yield (
-            heard,
-            Sources(
-                truth.parameters[scenes].reshape(*shape, -1, 3),
-                truth.resolved[scenes].reshape(*shape, -1),
-            ),
-        )
-        first += shape.numel()
-
-
-def _weighs(phases: Sequence[Phase], term: LossTerm) -> bool:
-    return any(phase.weights.get(term, 0.0) > 0 for phase in phases)
+def _begin(network: NeuralMusic, scene: Scene, start: str) -> None:
+    try:
+        begin_with(network, scene, find_network(start))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"start: {error}") from error
 
 
 def _known(batch: SceneBatch) -> Sources:

@@ -141,8 +141,8 @@ def begin_with(network: NeuralMusic, scene: Scene, trained: Pretrained) -> None:
         found, wanted = getattr(trained.scene, name), getattr(scene, name)
         if found != wanted:
             raise ValueError(
-                f"weights to start from must be those of the same scene: got {trained.name!r} of "
-                f"another {name} ({found}, the scene has {wanted})."
+                f"weights to begin with must be those of the same scene: got {trained.name!r} with "
+                f"{name}={found}, the scene has {wanted}."
             )
     own = network.state_dict()
     tensors = {n: t for n, t in own.items() if n.startswith(_CALIBRATION)}
@@ -151,7 +151,7 @@ def begin_with(network: NeuralMusic, scene: Scene, trained: Pretrained) -> None:
         _check_tensors(tensors, own)
     except ValueError as error:
         raise ValueError(
-            f"weights to start from must be of the network's sizes: {trained.name!r} {error}"
+            f"weights to begin with must have the network's sizes: got {trained.name!r}, {error}"
         ) from error
     network.load_state_dict(tensors)
 
