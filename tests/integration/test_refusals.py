@@ -81,7 +81,7 @@ REFUSED = {
     "phases=calibrated": "got all of .'backbone', 'head'. frozen in phase 0",
     "experiment=ris model.init_args.network.calibrates=true": "got network.calibrates=True",
     "model.init_args.start=riss": "start: .*one of .*got 'riss'. Did you mean 'ris'",
-    "experiment=miscalibrated model.init_args.start=ris": "start: .*sizes: got 'ris', lacks parameters",
+    "experiment=miscalibrated model.init_args.start=ris": "start: .*sizes: got .ris., lacks",
     "model.init_args.network.n_trust=6": "n_trust must be .*multiple of 4: got 6",
     "scene.sources.count_weights=[1,1,-1,1]": "count_weights must hold .*got .1.0, 1.0, -1.0, 1.0",
     "~gate": "gate",
