@@ -45,13 +45,13 @@ def test_a_recording_of_known_sources_calibrates_the_hardware_that_made_it(
     agreement = (turn.conj() * true).mean().abs()
     assert float(agreement) > 0.9  # an untrained one has 0.84
     recording = shutil.copy(turned, tmp_path / "later.npz")
-    rmse = {}
+    fit = {}
     for name, words in {"learned": ("--weights", str(checkpoint)), "drawn": ()}.items():
         target = tmp_path / f"{name}.json"
         asked = ("--method", "auto", "--n-sources", "truth", "--output", str(target))
         assert command.run([str(recording), *asked, *words]) == 0
         tree = json.loads(target.read_text(encoding="utf-8"))
-        rmse[name] = np.mean([scene["log_likelihood"] for scene in tree["scenes"]])
+        fit[name] = np.mean([scene["log_likelihood"] for scene in tree["scenes"]])
     said = capfd.readouterr().err
     assert "weights: last, calibrated for one piece of hardware\n" in said
-    assert rmse["learned"] > rmse["drawn"]
+    assert fit["learned"] > fit["drawn"]
