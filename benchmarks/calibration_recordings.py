@@ -25,18 +25,20 @@ class Campaign:
         has_one_source: a single beacon at 20 dB that is carried around; else scenes of the task,
             with several sources at any signal-to-noise ratio.
         survey_m: rms error of the places that were written down, along each axis; metres.
+        is_told: whether training is told of that error.
     """
 
     n_scenes: int
     has_one_source: bool = False
     survey_m: float = 0.0
+    is_told: bool = False
 
     @property
     def name(self) -> str:
         """Of the method that was calibrated so."""
         kind = "beacon" if self.has_one_source else "task"
         survey = f", {100 * self.survey_m:g} cm" if self.survey_m else ""
-        return f"neural, {self.n_scenes} {kind}{survey}"
+        return f"neural, {self.n_scenes} {kind}{survey}{', told' * self.is_told}"
 
 
 def record(campaign: Campaign, scene: Scene, path: Path) -> None:

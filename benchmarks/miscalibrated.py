@@ -55,7 +55,11 @@ LENGTH_CELLS = (Cell(2, 20.0), Cell(2, 0.0))
 CAMPAIGNS = (
     *(Campaign(n) for n in (8, 32, 128, 512)),
     *(Campaign(n, has_one_source=True) for n in (8, 32, 128)),
-    *(Campaign(128, has_one_source=True, survey_m=error) for error in (0.01, 0.03, 0.1)),
+    *(
+        Campaign(128, has_one_source=True, survey_m=error, is_told=is_told)
+        for error in (0.01, 0.03, 0.05, 0.1)
+        for is_told in (False, True)
+    ),
 )
 
 PARTS = ("cells", "lengths", "devices")
@@ -204,8 +208,9 @@ def main() -> int:
         for campaign in campaigns if "lengths" in arguments.parts else ():
             recording = runs / "calibration.npz"
             record(campaign, pretrained.scene, recording)
-            path = f"data.init_args.path={recording}"
-            trained, times[campaign.name] = train([*words, "data=recorded", path], runs)
+            told = campaign.survey_m if campaign.is_told else 0.0
+            given = (f"data.init_args.path={recording}", f"model.init_args.place_error_m={told}")
+            trained, times[campaign.name] = train([*words, "data=recorded", *given], runs)
             entrants[campaign.name] = with_weights(trained)
         if "lengths" in arguments.parts:
             print("by the length of the calibration recording")

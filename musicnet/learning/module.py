@@ -1,5 +1,6 @@
 """MusicNet: the network, its losses and phases, trained through the gate."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -65,6 +66,7 @@ class MusicNet(GatedModule):
         accumulate: batches per attempt.
         start: trained weights to begin with: the name of shipped ones, a file, or a checkpoint;
             None begins anew.
+        place_error_m: rms error, along each axis, of the places that a calibration takes for true.
 
     Raises:
         ValueError: settings out of range, or that do not fit together, or weights to begin with
@@ -83,6 +85,7 @@ class MusicNet(GatedModule):
         averaging: Averaging | None = None,
         accumulate: int = 1,
         start: str | None = None,
+        place_error_m: float = 0.0,
     ) -> None:
         settings = NetworkSettings() if network is None else network
         super().__init__(
@@ -99,6 +102,7 @@ class MusicNet(GatedModule):
         self.scene = scene
         self.network = NeuralMusic(scene, settings)
         check_parts(settings, self.phases)
+        self.place_error_m = _checked_error(place_error_m, scene)
         if start is not None:
             _begin(self.network, scene, start)
         self._freeze_for_good()
@@ -215,7 +219,8 @@ class MusicNet(GatedModule):
     def _misfit(self, batch: SceneBatch) -> Float[Tensor, ""]:
         with torch.autocast(self.device.type, enabled=False):
             heard = [self.network.calibrated(one) for one in batch.observations]
-            return calibration_loss(with_truth(heard, _known(batch)))
+            pairs = with_truth(heard, _known(batch))
+            return calibration_loss(pairs, self.scene.region, self.place_error_m)
 
     def _examples(self, batch: SceneBatch) -> list[TrustExample]:
         examples: list[TrustExample] = []
@@ -286,6 +291,17 @@ def _default_groups(settings: NetworkSettings) -> list[ParameterGroup]:
     if settings.calibrates:
         groups.append(ParameterGroup("calibration", ["network.calibration"]))
     return groups
+
+
+def _checked_error(place_error_m: float, scene: Scene) -> float:
+    if not (math.isfinite(place_error_m) and place_error_m >= 0.0):
+        raise ValueError(f"place_error_m must be finite and >= 0: got {place_error_m}.")
+    if place_error_m > 0.0 and scene.far_field:
+        raise ValueError(
+            "place_error_m is about places, which sources in the far field have none of: got "
+            f"{place_error_m}. Set place_error_m=0."
+        )
+    return place_error_m
 
 
 def _begin(network: NeuralMusic, scene: Scene, start: str) -> None:

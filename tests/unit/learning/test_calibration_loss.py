@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from musicnet.coordinates import from_xyz
 from musicnet.learning.batches import SceneBatch, with_truth
 from musicnet.learning.calibration_loss import calibration_loss
 from musicnet.learning.data import SceneData
@@ -30,6 +31,10 @@ def hardware(surface_scene):
     """A small surface with errors of its own, and loud sources."""
     law = SourceLaw(n_max=2, snr_db=(10.0, 20.0))
     return replace(surface_scene, sources=law, imperfections=HARDWARE)
+
+
+def loss_of(heard, place_error_m=0.0):
+    return calibration_loss(heard, SourceLaw().region, place_error_m)
 
 
 def drawn(scene, n_channels=2, n_scenes=16):
@@ -56,28 +61,28 @@ def test_it_is_what_least_squares_leaves_over(hardware):
             fitted, *_ = np.linalg.lstsq(signatures, y, rcond=None)
             left += np.abs(y - signatures @ fitted) ** 2 @ np.ones(24)
             freedom += 24 - int(there.sum())
-    assert float(calibration_loss([(heard, truth)])) == pytest.approx(left / freedom, rel=1e-4)
+    assert float(loss_of([(heard, truth)])) == pytest.approx(left / freedom, rel=1e-4)
 
 
 def test_it_is_one_where_the_steering_is_true(hardware):
     known = replace(hardware, imperfections=replace(HARDWARE, is_known=True))
     n_free = 16 * 64 * 23
-    told = float(calibration_loss([drawn(known, 16, 64)]))
+    told = float(loss_of([drawn(known, 16, 64)]))
     assert abs(told - 1.0) < 4.0 / math.sqrt(n_free)
-    assert float(calibration_loss([drawn(hardware, 16, 64)])) > 2.0
+    assert float(loss_of([drawn(hardware, 16, 64)])) > 2.0
 
 
 def test_its_gradient_is_that_of_finite_differences(hardware):
     heard, truth = drawn(hardware)
     calibration = Calibration(16)
-    calibration_loss([(calibration(heard), truth)]).backward()
+    loss_of([(calibration(heard), truth)]).backward()
     for parameter in calibration.parameters():
         place = (3,) * parameter.ndim if parameter.ndim == 1 else (3, 1)
         told = []
         for step in (1e-2, -1e-2):
             with torch.no_grad():
                 parameter[place] += step
-                told.append(float(calibration_loss([(calibration(heard), truth)])))
+                told.append(float(loss_of([(calibration(heard), truth)])))
                 parameter[place] -= step
         slope = (told[0] - told[1]) / 2e-2
         assert slope == pytest.approx(float(parameter.grad[place]), rel=2e-2, abs=1e-3)
@@ -89,7 +94,7 @@ def test_sources_in_one_place_and_scenes_without_any_do_no_harm(hardware):
     places[:] = places[..., :1, :]
     there[0, 0] = False
     calibration = Calibration(16)
-    calibration_loss([(calibration(heard), Sources(places, there))]).backward()
+    loss_of([(calibration(heard), Sources(places, there))]).backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in calibration.parameters())
 
 
@@ -120,9 +125,9 @@ def test_the_hardware_is_found_through_the_gate_and_nothing_else_moves(hardware,
     # fresh scenes of the same hardware, which only the true steering explains
     heard, truth = draw_blocks(hardware, range(8), 32, "cpu", 1, "val", 0)
     with torch.no_grad():
-        learned = float(calibration_loss([(module.network.calibrated(heard), truth)]))
+        learned = float(loss_of([(module.network.calibrated(heard), truth)]))
     assert learned == pytest.approx(1.0, abs=0.15)
-    assert float(calibration_loss([(heard, truth)])) > 3.0
+    assert float(loss_of([(heard, truth)])) > 3.0
 
 
 def test_the_network_may_train_beside_it(hardware, make_trainer):
@@ -178,3 +183,37 @@ def test_other_weights_are_no_beginning(surface_scene, tmp_path, change, setting
 def test_weights_that_are_not_there_are_named(hardware, tmp_path):
     with pytest.raises(ValueError, match=r"start: no such file: .*none\.ckpt"):
         module_of(hardware, start=str(tmp_path / "none.ckpt"))
+
+
+def test_places_that_were_noted_with_an_error_are_taken_as_such(hardware):
+    """Steering true, places off by what training is told: noise again, and no pull to be wrong."""
+    known = replace(hardware, imperfections=replace(HARDWARE, is_known=True))
+    heard, truth = drawn(known, 8, 32)
+    generator = torch.Generator().manual_seed(0)
+    points = truth.xyz + 0.03 * torch.randn(truth.xyz.shape, generator=generator)
+    noted = Sources(known.region.clamp(from_xyz(points)), truth.resolved)
+    assert float(loss_of([(heard, noted)])) > 1.2
+    assert float(loss_of([(heard, noted)], 0.03)) == pytest.approx(1.0, abs=0.06)
+    # the gradient is that of the whole, though none passes through the places
+    calibration = Calibration(16)
+    loss_of([(calibration(heard), noted)], 0.03).backward()
+    told = []
+    for step in (0.03, -0.03):
+        with torch.no_grad():
+            calibration.phase[3] += step
+            told.append(float(loss_of([(calibration(heard), noted)], 0.03)))
+            calibration.phase[3] -= step
+    slope = (told[0] - told[1]) / 0.06
+    assert slope == pytest.approx(float(calibration.phase.grad[3]), rel=0.05, abs=2e-3)
+
+
+@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf])
+def test_an_error_of_places_is_a_deviation(hardware, bad):
+    with pytest.raises(ValueError, match="place_error_m must be finite and >= 0: got"):
+        module_of(hardware, place_error_m=bad)
+
+
+def test_the_far_field_has_no_places(line_scene):
+    plain = replace(SIZES, calibrates=False)
+    with pytest.raises(ValueError, match="sources in the far field have none of: got"):
+        module_of(line_scene, [Phase({"spectrum": 1.0})], plain, place_error_m=0.1)
