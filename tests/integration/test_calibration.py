@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +57,13 @@ def test_a_recording_of_known_sources_calibrates_the_hardware_that_made_it(
     said = capfd.readouterr().err
     assert "weights: last, calibrated for one piece of hardware\n" in said
     assert fit["learned"] > fit["drawn"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    words = ["benchmarks/miscalibrated.py", "--quick", "--json", str(figures)]
+    subprocess.run([sys.executable, *words], cwd=RECORDING.parents[2], check=True)
+    tree = json.loads(figures.read_text(encoding="utf-8"))
+    methods = {row["method"] for row in tree["rows"]}
+    assert {"nomp", "neural", "nomp, true", "neural, 32 task"} <= methods
