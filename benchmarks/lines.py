@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from trials import Drawn, Symbols, Trial, draw
 
-from musicnet.commands.evaluate import find_network
+from musicnet.learning.checkpoint_weights import find_network
 from musicnet.localization.contestants import Reply
 from musicnet.localization.estimator import localize
 from musicnet.localization.scores import Truth, score

@@ -22,12 +22,12 @@ from speed import measure_eigh
 
 from musicnet.commands.evaluate import (
     QUICK_SNR_DB,
-    find_network,
     finite,
     plan_of,
     table_head,
     table_line,
 )
+from musicnet.learning.checkpoint_weights import find_network
 from musicnet.localization.evaluation import Cell, Plan, cells_of, evaluate_cell
 from musicnet.networks.pretrained import Pretrained
 

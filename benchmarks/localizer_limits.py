@@ -32,7 +32,7 @@ _NOISY = (-5.0, 0.0)
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on one figure of the neural method.
+    """A limit on one figure of one method.
 
     Args:
         point: number of the requirement.
@@ -44,6 +44,7 @@ class Limit:
         of: method whose figure multiplies both; None takes them as they are.
         is_strict: equal is not enough.
         beyond_interval: broken only if the whole interval of the figure lies above.
+        judged: the method.
     """
 
     point: int
@@ -55,18 +56,19 @@ class Limit:
     of: str | None = None
     is_strict: bool = False
     beyond_interval: bool = False
+    judged: str = JUDGED
 
     def applies(self, row: Row) -> bool:
         """Whether it is about the cell of a row."""
         return row["n_sources"] in self.n_sources and row["snr_db"] in self.snr_db
 
     def holds(self, rows: Mapping[str, Row]) -> bool:
-        """Whether the neural method keeps it; what is no number does not.
+        """Whether the method keeps it; what is no number does not.
 
         Args:
             rows: method -> its row in one cell.
         """
-        row = rows[JUDGED]
+        row = rows[self.judged]
         value = row[f"{self.column}_interval"][0] if self.beyond_interval else row[self.column]
         if self.beyond_interval and math.isnan(value):  # there is nothing to be worse at
             return True
@@ -95,7 +97,8 @@ class Limit:
         if self.high < math.inf:
             parts.append(f"<{equal} {self.high:g}{of}")
         beyond = ", beyond the interval" if self.beyond_interval else ""
-        return f"{self.column} {' and '.join(parts)}{beyond}"
+        whose = "" if self.judged == JUDGED else f"{self.judged}: "
+        return f"{whose}{self.column} {' and '.join(parts)}{beyond}"
 
 
 LIMITS = (

@@ -69,12 +69,12 @@ def card_of(
         "versions": origin.versions,
         "n_parameters": sum(one.numel() for one in trained.network.parameters()),
         **trained.card,
-        "limits": limits_of(trained.scene),
+        "limits": limits_of(trained.scene, calibrates=trained.network.calibration is not None),
         "figures": figures,
     }
 
 
-def limits_of(scene: Scene) -> list[str]:
+def limits_of(scene: Scene, *, calibrates: bool = False) -> list[str]:
     """What the weights were trained for, hence where they may be used."""
     law, bounds = scene.sources, scene.region.bounds
     if scene.surface is None:
@@ -93,8 +93,8 @@ def limits_of(scene: Scene) -> list[str]:
     ]
     if not scene.far_field:
         limits.append(f"near field at a wavelength of {scene.wavelength_m:g} m")
-    if scene.imperfections is not None:
-        limits.append("for the one array whose errors the scene has; never chosen by itself")
+    if scene.imperfections is not None or calibrates:
+        limits.append("for the one device whose errors it was trained with; never chosen by itself")
     return limits
 
 

@@ -22,7 +22,7 @@ from musicnet.commands.parsing import (
     check_folder_target,
     told,
 )
-from musicnet.learning.checkpoint_weights import read_checkpoint
+from musicnet.learning.checkpoint_weights import find_network
 from musicnet.localization.evaluation import (
     BASELINE,
     EVALUATION_SEEDS,
@@ -32,7 +32,6 @@ from musicnet.localization.evaluation import (
     cells_of,
     evaluate_cell,
 )
-from musicnet.networks.fitting import find_weights
 from musicnet.networks.pretrained import Pretrained
 from musicnet.plots.figures import new_figure
 from musicnet.records.atomic_files import write_json
@@ -82,24 +81,6 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write(told(error))
         return BAD_INPUT
     return 0
-
-
-def find_network(word: str) -> Pretrained:
-    """Trained weights by the name that they ship under, from a file, or from a run's checkpoint.
-
-    Args:
-        word: the name or the path.
-
-    Returns:
-        The network and what it was trained for.
-
-    Raises:
-        ValueError: neither a name nor a file, or a file that holds no such network.
-        OSError: the file cannot be read.
-    """
-    if word.endswith(".ckpt"):
-        return read_checkpoint(Path(word))
-    return find_weights(word)
 
 
 def plan_of(n_scenes: int | None, seeds: Sequence[int] | None, *, is_quick: bool) -> Plan:

@@ -338,9 +338,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--weights",
-        metavar="NAME|FILE",
+        metavar="NAME|FILE|CKPT",
         help="trained network of the methods neural and auto: a name of those that ship "
-        f"({', '.join(shipped()) or 'none'}), or a file; default: the first that fits the array",
+        f"({', '.join(shipped()) or 'none'}), a file, or a run's checkpoint; default: the first "
+        "that fits the array. A calibration belongs to one piece of hardware and must be named",
     )
     parser.add_argument(
         "--n-sources",

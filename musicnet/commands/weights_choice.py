@@ -1,6 +1,7 @@
 """Which weights a recording is localised with, and what is said about it."""
 
-from musicnet.networks.fitting import choose, find_weights, fits
+from musicnet.learning.checkpoint_weights import find_network
+from musicnet.networks.fitting import choose, fits
 from musicnet.networks.pretrained import Pretrained, load_shipped, shipped
 from musicnet.recordings.observation_files import ObservationFile
 from musicnet.scene.snapshots import Observation
@@ -16,7 +17,8 @@ def weights_for(
     Args:
         recording: what was heard.
         method: asked for.
-        word: name or file of the weights; None has them chosen by geometry.
+        word: name or file of the weights, or a run's checkpoint; None has them chosen by
+            geometry.
         n_sources: most sources of a scene; None where they are to be counted.
 
     Returns:
@@ -41,7 +43,7 @@ def weights_for(
         wavelength=recording.wavelength,
     )
     if word is not None:
-        asked = find_weights(word)
+        asked = find_network(word)
         if (reason := fits(asked, heard, recording.region, n_sources)) is not None:
             raise ValueError(f"--weights {word} must fit the recording: {reason}.")
         return asked
@@ -73,6 +75,9 @@ def choice_of(method: str, pretrained: Pretrained | None) -> str | None:
     if method not in METHODS_WITH_WEIGHTS:
         return None
     if pretrained is not None:
-        return f"weights: {pretrained.name}"
+        what = ", calibrated for one piece of hardware" * (
+            pretrained.network.calibration is not None
+        )
+        return f"weights: {pretrained.name}{what}"
     none = "none of those that ship fits this recording" if shipped() else "none are shipped"
     return f"weights: {none}; pursuit is used instead"

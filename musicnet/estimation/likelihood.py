@@ -52,9 +52,12 @@ def fit_amplitudes(observation: Observation, sources: Sources) -> AmplitudeFit:
     operator = observation.operator.to(dtype)[..., None, :, :, :]  # beside the scenes
     signatures = operator @ field.mT[..., None, :, :]  # (..., scene, blocks, row, source)
     gram = signatures.mH @ signatures
-    # slots that are not resolved have no signature: a one keeps the system solvable
-    absent = (~sources.resolved).to(dtype)
-    gram = gram + torch.diag_embed(absent)[..., None, :, :]
+    # slots that are not resolved have no signature, and sources in one place have the same: a one
+    # keeps the system solvable, and a ridge far below rounding of y
+    power = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1, keepdim=True)
+    absent = (~sources.resolved).to(power.dtype)[..., None, :]
+    loading = absent + 10.0 * torch.finfo(power.dtype).eps * power
+    gram = gram + torch.diag_embed(loading)
     y = observation.y.to(dtype)[..., None]
     amplitudes = torch.linalg.solve(gram, signatures.mH @ y)  # (..., block, source, 1)
     residual = (y - signatures @ amplitudes).squeeze(-1)

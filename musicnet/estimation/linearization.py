@@ -73,6 +73,17 @@ class Linearization:
     curvature: Float[Tensor, "channel scene unknown unknown"]
     amplitudes: Complex[Tensor, "channel scene blocks source snapshot"]
 
+    def chosen(
+        self, better: Bool[Tensor, "channel scene"], other: "Linearization"
+    ) -> "Linearization":
+        """Another one where that is better, scene by scene."""
+        return Linearization(
+            torch.where(better, other.cost, self.cost),
+            torch.where(better[..., None], other.gradient, self.gradient),
+            torch.where(better[..., None, None], other.curvature, self.curvature),
+            torch.where(better[..., None, None, None], other.amplitudes, self.amplitudes),
+        )
+
 
 def explain(
     problem: Problem,

@@ -64,7 +64,7 @@ def refine(
         then = linearize(problem, there, present)
         better = then.cost < now.cost
         here = torch.where(better[..., None, None], there, here)
-        now = _choose(better, then, now)
+        now = now.chosen(better, then)
         damping = torch.where(better, damping * _LESS_DAMPING, damping * _MORE_DAMPING)
     return Refined(here, now.cost, now.amplitudes)
 
@@ -93,14 +93,3 @@ def _step(
     factor = torch.linalg.cholesky_ex(scaled + torch.diag_embed(loading)).L
     step = torch.cholesky_solve((-now.gradient * scale)[..., None], factor)[..., 0] * scale
     return step.reshape(by_coordinate).mT
-
-
-def _choose(
-    better: Bool[Tensor, "channel scene"], then: Linearization, now: Linearization
-) -> Linearization:
-    return Linearization(
-        torch.where(better, then.cost, now.cost),
-        torch.where(better[..., None], then.gradient, now.gradient),
-        torch.where(better[..., None, None], then.curvature, now.curvature),
-        torch.where(better[..., None, None, None], then.amplitudes, now.amplitudes),
-    )

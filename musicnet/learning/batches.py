@@ -47,6 +47,32 @@ class SceneBatch:
         return sum(one.noise_power.numel() for one in self.observations)
 
 
+def with_truth(
+    observations: Sequence[Observation], truth: Sources
+) -> Iterator[tuple[Observation, Sources]]:
+    """Each observation beside the sources of its own scenes.
+
+    Args:
+        observations: of a `SceneBatch`, batch (channel, scene).
+        truth: of all scenes, batch (scene,).
+
+    Yields:
+        Both with batch (channel, scene).
+    """
+    first = 0
+    for heard in observations:
+        shape = heard.noise_power.shape
+        scenes = slice(first, first + shape.numel())
+        yield (
+            heard,
+            Sources(
+                truth.parameters[scenes].reshape(*shape, -1, 3),
+                truth.resolved[scenes].reshape(*shape, -1),
+            ),
+        )
+        first += shape.numel()
+
+
 class EpochOrder(Sampler[EpochKey]):
     """The order of an epoch's batches: a permutation that seed and epoch decide.
 

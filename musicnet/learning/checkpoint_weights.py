@@ -1,5 +1,6 @@
 """The network out of a checkpoint of its training, ready to be used or kept."""
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from musicnet.gate import checkpoints
+from musicnet.networks.fitting import find_weights
 from musicnet.networks.neural_music import NetworkSettings
 from musicnet.networks.pretrained import Pretrained, restored
 from musicnet.recordings.archives import read_regular_file
@@ -20,6 +22,24 @@ from musicnet.scene.scene import Scene
 _PART = "network."  # of a MusicNet
 
 
+def find_network(word: str) -> Pretrained:
+    """Trained weights by the name that they ship under, from a file, or from a run's checkpoint.
+
+    Args:
+        word: the name or the path.
+
+    Returns:
+        The network and what it was trained for.
+
+    Raises:
+        ValueError: neither a name nor a file, or a file that holds no such network.
+        OSError: the file cannot be read.
+    """
+    if word.endswith(".ckpt"):
+        return read_checkpoint(Path(word))
+    return find_weights(word)
+
+
 def read_checkpoint(path: str | Path) -> Pretrained:
     """Reads the network of a checkpoint: the average of its weights if one was kept, else those.
 
@@ -28,13 +48,14 @@ def read_checkpoint(path: str | Path) -> Pretrained:
 
     Returns:
         The network in eval mode, without gradients, on the CPU. Its card says ``weights``
-        ("averaged" or "raw"), ``epochs`` and ``steps``; the hash is None.
+        ("averaged" or "raw"), ``epochs`` and ``steps``.
 
     Raises:
         OSError: there is no such file, it is no regular file, or it may not be read.
         ValueError: it is damaged or another model's; one line that names file and key.
     """
-    checkpoint = _loaded(path)
+    content = read_regular_file(Path(path))
+    checkpoint = _loaded(path, content)
     try:
         known = _entry(checkpoint, "hyper_parameters")
         if "scene" not in known:
@@ -61,12 +82,12 @@ def read_checkpoint(path: str | Path) -> Pretrained:
         "epochs": int(checkpoint.get("epoch", -1)) + 1,
         "steps": int(checkpoint.get("global_step", 0)),
     }
-    return Pretrained(Path(path).stem, network, scene, card, settings)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Pretrained(Path(path).stem, network, scene, card, settings, sha256)
 
 
-def _loaded(path: str | Path) -> dict[str, Any]:
+def _loaded(path: str | Path, content: bytes) -> dict[str, Any]:
     """The checkpoint as plain data and tensors; nothing in it can run code."""
-    content = read_regular_file(Path(path))
     if manifest.is_whole(path, content) is False:
         raise ValueError(
             f"{path} must be what was saved there: its bytes fail the checksum in the manifest "

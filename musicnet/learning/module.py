@@ -1,5 +1,6 @@
 """MusicNet: the network, its losses and phases, trained through the gate."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -16,15 +17,27 @@ from musicnet.gate.parameter_groups import ParameterGroup
 from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import StepGate
 from musicnet.learning.answer_examples import AnswerExample, answer_examples, answer_loss
-from musicnet.learning.batches import SceneBatch
+from musicnet.learning.batches import SceneBatch, with_truth
+from musicnet.learning.calibration_loss import calibration_loss
+from musicnet.learning.checkpoint_weights import find_network
 from musicnet.learning.evaluation import evaluation_metrics
-from musicnet.learning.losses import LossTerm, loss_terms
-from musicnet.learning.phases import Phase, check_phases, joint, phase_index
+from musicnet.learning.losses import SPECTRUM_TERMS, loss_terms
+from musicnet.learning.parts import check_parts
+from musicnet.learning.phases import (
+    Phase,
+    check_phases,
+    frozen_throughout,
+    joint,
+    phase_index,
+    weighs,
+)
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
 from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
+from musicnet.networks.pretrained import begin_with
 from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
 
 TRUST_SHARE = 4
@@ -45,14 +58,19 @@ class MusicNet(GatedModule):
         optimizer: builds the optimiser from named groups.
         network: sizes; None takes the defaults.
         gate: decides the steps; None takes its defaults.
-        groups: who trains at which rate; None takes `backbone` at 1x and `head` at 4x.
+        groups: who trains at which rate; None takes `backbone` at 1x and `head` at 4x, and
+            `calibration` at 1x where there is one.
         schedule: rates over real steps; None takes its defaults.
         phases: what trains when; None trains both loss terms from the start.
         averaging: average of the weights to keep and to evaluate beside them; None keeps none.
         accumulate: batches per attempt.
+        start: trained weights to begin with: the name of shipped ones, a file, or a checkpoint;
+            None begins anew.
+        place_error_m: rms error, along each axis, of the places that a calibration takes for true.
 
     Raises:
-        ValueError: settings out of range, or that do not fit together.
+        ValueError: settings out of range, or that do not fit together, or weights to begin with
+            that cannot be read.
     """
 
     def __init__(
@@ -66,11 +84,14 @@ class MusicNet(GatedModule):
         phases: list[Phase] | None = None,
         averaging: Averaging | None = None,
         accumulate: int = 1,
+        start: str | None = None,
+        place_error_m: float = 0.0,
     ) -> None:
+        settings = NetworkSettings() if network is None else network
         super().__init__(
             optimizer=optimizer,
             gate=gate,
-            groups=backbone_and_head() if groups is None else groups,
+            groups=_default_groups(settings) if groups is None else groups,
             schedule=schedule,
             accumulate=accumulate,
             averaging=averaging,
@@ -79,19 +100,12 @@ class MusicNet(GatedModule):
         self.phases: Sequence[Phase] = joint() if phases is None else phases
         check_phases(self.phases, [group.name for group in self.parameter_groups])
         self.scene = scene
-        self.network = NeuralMusic(scene, NetworkSettings() if network is None else network)
-        if _weighs(self.phases, "trust") != (self.network.head.trust is not None):
-            raise ValueError(
-                "a trust head and a loss term for it need each other: got "
-                f"network.n_trust={0 if network is None else network.n_trust} with the weights "
-                f"{[phase.weights for phase in self.phases]}. Set both or neither."
-            )
-        if _weighs(self.phases, "answers") != (self.network.head.judge is not None):
-            raise ValueError(
-                "a judge and a loss term for it need each other: got "
-                f"network.n_judge={0 if network is None else network.n_judge} with the weights "
-                f"{[phase.weights for phase in self.phases]}. Set both or neither."
-            )
+        self.network = NeuralMusic(scene, settings)
+        check_parts(settings, self.phases)
+        self.place_error_m = _checked_error(place_error_m, scene)
+        if start is not None:
+            _begin(self.network, scene, start)
+        self._freeze_for_good()
         prefixes: tuple[EvaluationPrefix, ...] = ("val/", "val/averaged_", "test/")
         self._metrics = {p: evaluation_metrics(far_field=scene.far_field) for p in prefixes}
         # fixed data bring the same batch objects again, and an image has no weights
@@ -116,7 +130,8 @@ class MusicNet(GatedModule):
     @override
     def compute_loss(self, batch: SceneBatch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of the present phase, and the total of the final one."""
-        terms = self._terms(self(batch), batch)
+        draws = any(weighs(self.phases, term) for term in SPECTRUM_TERMS)
+        terms = self._terms(self(batch) if draws else None, batch)
         return {
             "loss": self.phases[self.phase_index].total(terms),
             "total": self.phases[-1].total(terms),
@@ -176,51 +191,61 @@ class MusicNet(GatedModule):
         if image is None:
             # made under inference_mode by a validation, it would be no use to training
             with torch.inference_mode(mode=False):
-                drawn = [self.network.image(one).flatten(0, -4) for one in batch.observations]
+                drawn = [self.network.image(one).flatten(0, -4) for one in self._heard(batch)]
                 image = torch.cat(drawn)
-            self._images[batch] = image
+            if self.network.calibration is None:
+                self._images[batch] = image
         return image
 
-    def _terms(self, spectrum: PseudoSpectrum, batch: SceneBatch) -> dict[str, Tensor]:
-        """All loss terms that some phase weighs."""
-        terms = loss_terms(spectrum, _known(batch), self.network.grid)
-        if self.network.head.trust is not None and _weighs(self.phases, "trust"):
+    def _heard(self, batch: SceneBatch) -> list[Observation]:
+        """The observations of a batch as they came about, as far as is known by now."""
+        with torch.no_grad():
+            return [self.network.calibrated(one) for one in batch.observations]
+
+    def _terms(self, spectrum: PseudoSpectrum | None, batch: SceneBatch) -> dict[str, Tensor]:
+        """All loss terms that some phase weighs, and those of a spectrum that was drawn."""
+        terms: dict[str, Tensor] = {}
+        if spectrum is not None:
+            terms |= loss_terms(spectrum, _known(batch), self.network.grid)
+        if self.network.calibration is not None and weighs(self.phases, "calibration"):
+            terms["calibration"] = self._misfit(batch)
+        if self.network.head.trust is not None and weighs(self.phases, "trust"):
             terms["trust"] = trust_loss(self.network.head.trust, self._examples(batch))
-        if self.network.head.judge is not None and _weighs(self.phases, "answers"):
+        if self.network.head.judge is not None and weighs(self.phases, "answers"):
             examples = list(self._answers(self.network.head.judge, batch))
             terms["answers"] = answer_loss(self.network.head.judge, examples)
         return terms
 
+    def _misfit(self, batch: SceneBatch) -> Float[Tensor, ""]:
+        with torch.autocast(self.device.type, enabled=False):
+            heard = [self.network.calibrated(one) for one in batch.observations]
+            pairs = with_truth(heard, _known(batch))
+            return calibration_loss(pairs, self.scene.region, self.place_error_m)
+
     def _examples(self, batch: SceneBatch) -> list[TrustExample]:
         examples: list[TrustExample] = []
-        truth, first = _known(batch), 0
         law, region = self.scene.sources, self.scene.region
         with torch.autocast(self.device.type, enabled=False):
-            for heard in batch.observations:
-                n_channels, n_scenes = heard.noise_power.shape
+            for heard, truth in with_truth(self._heard(batch), _known(batch)):
+                n_channels = len(heard.noise_power)
                 # they cost more than all the rest, and few teach enough
                 n_used = -(-n_channels // TRUST_SHARE) if self.training else n_channels
-                scenes = slice(first, first + n_used * n_scenes)
-                of_these = Sources(
-                    truth.parameters[scenes].reshape(n_used, n_scenes, -1, 3),
-                    truth.resolved[scenes].reshape(n_used, n_scenes, -1),
-                )
-                examples += trust_examples(heard.channels(n_used), of_these, law, region)
-                first += n_channels * n_scenes
+                some = Sources(truth.parameters[:n_used], truth.resolved[:n_used])
+                examples += trust_examples(heard.channels(n_used), some, law, region)
         return examples
 
     def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:
-        truth, first = _known(batch), 0
         with torch.autocast(self.device.type, enabled=False):
-            for heard in batch.observations:
-                shape = heard.noise_power.shape
-                scenes = slice(first, first + shape.numel())
-                of_these = Sources(
-                    truth.parameters[scenes].reshape(*shape, -1, 3),
-                    truth.resolved[scenes].reshape(*shape, -1),
-                )
-                yield from answer_examples(judge, heard, of_these, self.scene.region)
-                first += shape.numel()
+            for heard, truth in with_truth(self._heard(batch), _known(batch)):
+                yield from answer_examples(judge, heard, truth, self.scene.region)
+
+    def _freeze_for_good(self) -> None:
+        """Ask no gradient of what no phase trains; the same parameters in every step suit DDP."""
+        frozen = frozen_throughout(self.phases)
+        for group in self.parameter_groups:
+            for name, parameter in self.named_parameters():
+                if group.name in frozen and group.takes(name):
+                    parameter.requires_grad = False
 
     def _evaluate(self, batch: SceneBatch, prefix: EvaluationPrefix) -> None:
         truth = _known(batch)
@@ -263,8 +288,29 @@ def backbone_and_head() -> list[ParameterGroup]:
     ]
 
 
-def _weighs(phases: Sequence[Phase], term: LossTerm) -> bool:
-    return any(phase.weights.get(term, 0.0) > 0 for phase in phases)
+def _default_groups(settings: NetworkSettings) -> list[ParameterGroup]:
+    groups = backbone_and_head()
+    if settings.calibrates:
+        groups.append(ParameterGroup("calibration", ["network.calibration"]))
+    return groups
+
+
+def _checked_error(place_error_m: float, scene: Scene) -> float:
+    if not (math.isfinite(place_error_m) and place_error_m >= 0.0):
+        raise ValueError(f"place_error_m must be finite and >= 0: got {place_error_m}.")
+    if place_error_m > 0.0 and scene.far_field:
+        raise ValueError(
+            "place_error_m is about places, which sources in the far field have none of: got "
+            f"{place_error_m}. Set place_error_m=0."
+        )
+    return place_error_m
+
+
+def _begin(network: NeuralMusic, scene: Scene, start: str) -> None:
+    try:
+        begin_with(network, scene, find_network(start))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"start: {error}") from error
 
 
 def _known(batch: SceneBatch) -> Sources:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from musicnet.learning.losses import LOSS_TERMS
+from musicnet.learning.losses import LOSS_TERMS, LossTerm
 
 Term = TypeVar("Term", float, Tensor)
 
@@ -98,6 +98,16 @@ def phase_index(phases: Sequence[Phase], epoch: int) -> int:
         if epoch < end:
             return index
     return len(phases) - 1
+
+
+def weighs(phases: Sequence[Phase], term: LossTerm) -> bool:
+    """Whether a loss term counts in any phase."""
+    return any(phase.weights.get(term, 0.0) > 0 for phase in phases)
+
+
+def frozen_throughout(phases: Sequence[Phase]) -> set[str]:
+    """Names of the parameter groups that no phase trains."""
+    return set.intersection(*(set(phase.frozen) for phase in phases))
 
 
 def check_phases(phases: Sequence[Phase], group_names: Sequence[str]) -> None:

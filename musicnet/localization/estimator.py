@@ -69,8 +69,9 @@ def localize(
     ==============  ===========================================================================
     ``auto``        neural where a network is given; else multistart for plain arrays, where it
                     costs little, and nomp behind a surface
-    ``neural``      a trained network's sources, refined by maximum likelihood; of arrays the mean
-                    of several likely answers, weighed by the network
+    ``neural``      a trained network's sources, refined by maximum likelihood, with the
+                    calibration that it may hold; of arrays the mean of several likely answers,
+                    weighed by the network
     ``nomp``        maximum likelihood from a greedy search; any array, near or far
     ``multistart``  the same from four first sources, the most likely answer wins: slower, surer
     ``music``       MUSIC spectrum, refined off the grid; any array
@@ -122,6 +123,8 @@ def localize(
             misfit = fits(pretrained, observation, region)
             if misfit is not None:
                 raise ValueError(f"the network {pretrained.name!r} must fit: {misfit}.")
+            # before anything is computed, so that every step and error bar uses the same steering
+            task = replace(task, observation=pretrained.network.calibrated(task.observation))
         return _run(task, name, _method(name, task, pretrained))
 
 

@@ -34,16 +34,22 @@ class PilotImage(nn.Module):
         scene: a surface heard with pilots.
         grid: where to look.
         loading: of the inversion, over the mean of the Gram matrix's diagonal.
+        moves: whether elements stand where each observation says, instead of in the scene's places.
     """
 
     dictionary: Tensor
+    cells: Tensor
 
-    def __init__(self, scene: Scene, grid: SearchGrid, loading: float = 0.01) -> None:
+    def __init__(
+        self, scene: Scene, grid: SearchGrid, loading: float = 0.01, *, moves: bool = False
+    ) -> None:
         super().__init__()
         self.loading = loading
+        self.moves = moves
         self.shape = grid.shape
         self.n_maps = 4 * grid.n_rho + N_SHARED_MAPS
         self.register_buffer("dictionary", _grid_steering(scene, grid), persistent=False)
+        self.register_buffer("cells", grid.cells.flatten(0, 2), persistent=False)
 
     def forward(self, observation: Observation) -> Float[Tensor, "*batch v u map"]:
         """Draws the image; work per operator is done once for all scenes that share it.
@@ -60,8 +66,9 @@ class PilotImage(nn.Module):
             gram = operator.mH @ operator
             matched = y @ operator.conj()  # G^H y, (*batch, element)
             inverted = matched @ self._loaded_inverse(gram).mT
-            analysis = self.dictionary.mH  # (element, cell), one a_g^* a column
-            norm = self._dictionary_norm(gram)
+            dictionary = self._dictionary(observation)
+            analysis = dictionary.mH  # (element, cell), one a_g^* a column
+            norm = _dictionary_norm(dictionary, gram)
             filtered = (matched @ analysis) / _beside_scenes(norm, matched)
             score, level = _centred_log(filtered.abs().square())
             field = inverted @ analysis
@@ -77,13 +84,11 @@ class PilotImage(nn.Module):
         inverse: Tensor = torch.linalg.inv(gram + self.loading * strength * identity)
         return inverse
 
-    def _dictionary_norm(
-        self, gram: Complex[Tensor, "*channel element element"]
-    ) -> Float[Tensor, "*channel cell"]:
-        """||G a_g|| without forming G a_g, which has more rows than elements."""
-        weighted = gram @ self.dictionary.mT  # (*channel, element, cell)
-        power = torch.view_as_real(weighted).mul(torch.view_as_real(self.dictionary.mT))
-        return power.sum((-3, -1)).clamp_min(_tiny(power)).sqrt()
+    def _dictionary(self, observation: Observation) -> Complex[Tensor, "cell element"]:
+        if not self.moves:
+            return self.dictionary
+        positions = observation.positions.to(self.cells.dtype)
+        return steering(positions, self.cells, observation.wavelength)
 
 
 class ArrayImage(nn.Module):
@@ -144,12 +149,13 @@ class ArrayImage(nn.Module):
         return [part for beam in beams.unbind(-2) for part in (beam.real, beam.imag)]
 
 
-def image_of(scene: Scene, grid: SearchGrid) -> PilotImage | ArrayImage:
+def image_of(scene: Scene, grid: SearchGrid, *, moves: bool = False) -> PilotImage | ArrayImage:
     """Chooses the image that fits a scene.
 
     Args:
         scene: the physics.
         grid: where to look.
+        moves: see `PilotImage`; arrays stand still.
 
     Returns:
         An image without weights.
@@ -170,12 +176,21 @@ def image_of(scene: Scene, grid: SearchGrid) -> PilotImage | ArrayImage:
             f"{scene.n_rows} rows (antennas x codes) for {scene.n_elements} elements. "
             "Raise surface.n_codes."
         )
-    return PilotImage(scene, grid)
+    return PilotImage(scene, grid, moves=moves)
 
 
 def _grid_steering(scene: Scene, grid: SearchGrid) -> Complex[Tensor, "cell element"]:
     cells = grid.cells.flatten(0, 2)  # (cell, 3), v slowest and rho fastest
     return steering(scene.positions(), cells, scene.wavelength_m)
+
+
+def _dictionary_norm(
+    dictionary: Complex[Tensor, "cell element"], gram: Complex[Tensor, "*channel element element"]
+) -> Float[Tensor, "*channel cell"]:
+    """||G a_g|| without forming G a_g, which has more rows than elements."""
+    weighted = gram @ dictionary.mT  # (*channel, element, cell)
+    power = torch.view_as_real(weighted).mul(torch.view_as_real(dictionary.mT))
+    return power.sum((-3, -1)).clamp_min(_tiny(power)).sqrt()
 
 
 def _beside_scenes(

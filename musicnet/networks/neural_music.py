@@ -11,6 +11,7 @@ from musicnet.estimation.peaks import find_peaks
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
+from musicnet.networks.calibration import Calibration
 from musicnet.networks.head import Head, PseudoSpectrum
 from musicnet.networks.image import image_of
 from musicnet.networks.trust import N_TRUST_HEADS
@@ -40,6 +41,7 @@ class NetworkSettings:
             without. It judges pilots behind a surface only.
         n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
             without. It weighs what an array heard of data symbols.
+        calibrates: whether it learns the errors of one surface, heard with pilots, as well.
 
     Raises:
         ValueError: a size out of range.
@@ -52,6 +54,7 @@ class NetworkSettings:
     n_rho: int = 8
     n_trust: int = 0
     n_judge: int = 0
+    calibrates: bool = False
 
     def __post_init__(self) -> None:
         if self.n_channels < N_NORM_GROUPS or self.n_channels % N_NORM_GROUPS:
@@ -89,12 +92,14 @@ class NetworkSettings:
 class NeuralMusic(nn.Module):
     """A learned MUSIC pseudo-spectrum, in two trainable parts: ``backbone`` and ``head``.
 
+    A third one, ``calibration``, is there if the network is for one piece of hardware.
+
     Args:
         scene: the physics; it fixes image and search region.
         settings: sizes.
 
     Raises:
-        ValueError: a scene that the network, or its trust head, cannot judge.
+        ValueError: a scene that the network, or its trust head, cannot judge, or not calibrate.
 
     Example:
         >>> from musicnet.scene.array import ArrayGeometry
@@ -108,7 +113,7 @@ class NeuralMusic(nn.Module):
     def __init__(self, scene: Scene, settings: NetworkSettings) -> None:
         super().__init__()
         self.grid = SearchGrid.over(scene.region, settings.n_v, settings.n_u, settings.n_rho)
-        self.image = image_of(scene, self.grid)
+        self.image = image_of(scene, self.grid, moves=settings.calibrates)
         self.n_slots = scene.sources.n_max
         kernel = (1 if self.grid.n_v == 1 else 3, 1 if self.grid.n_u == 1 else 3)
         self.backbone = Backbone(self.image.n_maps, settings.n_channels, settings.dilations, kernel)
@@ -116,6 +121,9 @@ class NeuralMusic(nn.Module):
             _check_trust(scene, settings)
         if settings.n_judge:
             _check_judge(scene, settings)
+        if settings.calibrates:
+            _check_calibration(scene)
+        self.calibration = Calibration(scene.n_elements) if settings.calibrates else None
         self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust, settings.n_judge)
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
@@ -127,14 +135,27 @@ class NeuralMusic(nn.Module):
         Returns:
             Logits and offsets over the grid.
         """
-        spectrum: PseudoSpectrum = self.spectrum(self.image(observation))
+        spectrum: PseudoSpectrum = self.spectrum(self.image(self.calibrated(observation)))
         return spectrum
+
+    def calibrated(self, observation: Observation) -> Observation:
+        """An observation with the steering that the network has learned.
+
+        Args:
+            observation: with operator and positions as they should be.
+
+        Returns:
+            With operator and positions as they are; the same where nothing was to be learned. It
+            is what `self.image` and all estimators are to be given.
+        """
+        return observation if self.calibration is None else self.calibration(observation)
 
     def spectrum(self, image: Float[Tensor, "*batch v u map"]) -> PseudoSpectrum:
         """The part with weights: image to pseudo-spectrum.
 
         Args:
-            image: of `self.image`; may be kept where an observation comes again.
+            image: of `self.image`; may be kept where an observation comes again, unless its
+                calibration is being trained.
 
         Returns:
             Logits and offsets over the grid.
@@ -195,4 +216,14 @@ def _check_judge(scene: Scene, settings: NetworkSettings) -> None:
             "the judge weighs what an array heard of data symbols: got "
             f"n_judge={settings.n_judge} with symbols={scene.symbols!r} and "
             f"{'no surface' if scene.surface is None else 'a surface'}. Set n_judge=0."
+        )
+
+
+def _check_calibration(scene: Scene) -> None:
+    """Refuses what a calibration is not made for."""
+    if scene.surface is None or scene.symbols != "pilot":
+        raise ValueError(
+            "a calibration is learned of surfaces that are heard with pilots: got calibrates=True "
+            f"with symbols={scene.symbols!r} and "
+            f"{'no surface' if scene.surface is None else 'a surface'}. Set calibrates=false."
         )

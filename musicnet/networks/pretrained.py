@@ -19,6 +19,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 """The folder of the weights that ship in the package."""
 
 _SUFFIX = ".safetensors"
+_CALIBRATION = "calibration."
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,36 @@ def restored(scene: Scene, settings: NetworkSettings, tensors: Mapping[str, Tens
     _check_tensors(tensors, network.state_dict())
     network.load_state_dict(tensors)
     return network.requires_grad_(requires_grad=False).eval()
+
+
+def begin_with(network: NeuralMusic, scene: Scene, trained: Pretrained) -> None:
+    """Fills a network that is to be trained with what another has learned.
+
+    Args:
+        network: of the same sizes; written on. A calibration that the other one lacks stays.
+        scene: that it was built for.
+        trained: what to begin with.
+
+    Raises:
+        ValueError: another array, surface or region, or other sizes; one line.
+    """
+    for name in ("array", "surface", "symbols", "wavelength_m", "region"):
+        found, wanted = getattr(trained.scene, name), getattr(scene, name)
+        if found != wanted:
+            raise ValueError(
+                f"weights to begin with must be those of the same scene: got {trained.name!r} with "
+                f"{name}={found}, the scene has {wanted}."
+            )
+    own = network.state_dict()
+    tensors = {n: t for n, t in own.items() if n.startswith(_CALIBRATION)}
+    tensors |= trained.network.state_dict()
+    try:
+        _check_tensors(tensors, own)
+    except ValueError as error:
+        raise ValueError(
+            f"weights to begin with must have the network's sizes: got {trained.name!r}, {error}"
+        ) from error
+    network.load_state_dict(tensors)
 
 
 def shipped() -> dict[str, Path]:

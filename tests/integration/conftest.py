@@ -19,6 +19,7 @@ TINY = (
     "data.init_args.passes_per_epoch=1",
     "data.init_args.n_val=64",
     "model.init_args.network={n_channels: 4, dilations: [1], n_v: 5, n_u: 7, n_rho: 3}",
+    "model.init_args.start=null",
 )
 
 
