@@ -195,6 +195,7 @@ class MusicNet(GatedModule):
         examples: list[TrustExample] = []
         truth, first = _known(batch), 0
         law, region = self.scene.sources, self.scene.region
+        is_data = self.scene.symbols == "data"
         with torch.autocast(self.device.type, enabled=False):
             for heard in batch.observations:
                 n_channels, n_scenes = heard.noise_power.shape
@@ -205,7 +206,8 @@ class MusicNet(GatedModule):
                     truth.parameters[scenes].reshape(n_used, n_scenes, -1, 3),
                     truth.resolved[scenes].reshape(n_used, n_scenes, -1),
                 )
-                examples += trust_examples(heard.channels(n_used), of_these, law, region)
+                heard_of = heard.channels(n_used)
+                examples += trust_examples(heard_of, of_these, law, region, is_data=is_data)
                 first += n_channels * n_scenes
         return examples
 

@@ -15,6 +15,7 @@ from musicnet.estimation.pursuit import append
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
+from musicnet.localization.confidence import assess
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
 from musicnet.localization.second_look import (
@@ -47,7 +48,7 @@ class NeuralSearch:
 
     def __init__(self, task: Task, pretrained: Pretrained) -> None:
         self.task = task
-        self.problem: Problem = task.problem
+        self.problem: Problem = symbols_of(pretrained, task.problem)
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
         self.trust = pretrained.network.head.trust
@@ -114,6 +115,8 @@ class NeuralSearch:
         """
         if self.trust is None or self._final is None:
             return sources, covariance
+        if self.problem.log_powers is not None:  # the law of symbols makes them surer
+            covariance = assess(self.problem, sources).covariance
         widening = self._final.log_widening.exp()
         missing = sources.resolved.shape[-1] - widening.shape[-1]
         widening = torch.nn.functional.pad(widening, (0, missing), value=1.0)
@@ -197,6 +200,23 @@ class NeuralSearch:
             operator=heard.operator[: len(some)].to(torch.complex64),
             noise_power=take_scenes(heard.noise_power.reshape(some.shape), packed).float(),
         )
+
+
+def symbols_of(pretrained: Pretrained, problem: Problem) -> Problem:
+    """What the scenes that a network was trained on tell about amplitudes.
+
+    Args:
+        pretrained: a network; without a trust head it knows nothing of them.
+        problem: what was heard.
+
+    Returns:
+        The problem with bounds of the symbols' power, where they change from code to code.
+    """
+    scene = pretrained.scene
+    is_data = scene.surface is not None and scene.symbols == "data"
+    if not is_data or pretrained.network.head.trust is None:
+        return problem
+    return replace(problem, log_powers=Loudness.of(scene.sources).log_powers)
 
 
 def _unjudged(found: Found) -> Judged:
