@@ -1,14 +1,14 @@
 r"""What the network sees of symbols that change with every code of a surface.
 
 No amplitude is common to the codes, and a sum of powers over them shows sources as broad hills that
-hide each other. So the spectrum is *whitened*: with the power of every cell from the round before,
-each code has the covariance :math:`R_q = \sum_g w_g d_{qg} d_{qg}^H + \sigma^2 I`, and
+hide each other. So the spectrum is *whitened*: with the power :math:`w_g` of every cell from the
+round before, each code has the covariance :math:`R_q = \sum_g w_g d_{qg} d_{qg}^H + \sigma^2 I`,
 
-.. math:: s(g) = \frac1Q \sum_q \frac{|d_{qg}^H R_q^{-1} y_q|^2}{d_{qg}^H R_q^{-1} d_{qg}}, \qquad
-   w_g \leftarrow w_g \frac{\sum_q |d_{qg}^H R_q^{-1} y_q|^2}{\sum_q d_{qg}^H R_q^{-1} d_{qg}}
+.. math:: w_g \leftarrow w_g \frac{\sum_q |d_{qg}^H R_q^{-1} y_q|^2}
+   {\sum_q d_{qg}^H R_q^{-1} d_{qg}}
 
-a few rounds of sparse Bayesian learning: where the likelihood is flat, powers stay. What other
-cells explain disturbs no more.
+a few rounds of sparse Bayesian learning: where the likelihood is flat, powers stay; where other
+cells explain what was heard, they fall. The score is what a cell of power w sounds like.
 """
 
 import torch
@@ -76,24 +76,23 @@ def _spectra(
     norm = torch.view_as_real(cells).square().sum((1, 3))  # (block, cell)
     power = _squared(y @ cells.conj()) / norm[:, None]
     matched = power.mean(0)
+    # d d^H as real and imaginary parts: real products are half the work
     outer = (cells[:, :, None] * cells.conj()[:, None]).flatten(1, 2)  # (block, row row, cell)
-    weight = (power / norm[:, None]).mean(0)
+    parts = torch.view_as_real(outer.mT.contiguous()).flatten(2)  # (block, cell, row row part)
     strength = norm.mean(0) / n_rows
+    weight = matched / strength
     beyond = torch.view_as_real(heard).square().sum((1, 2, 3)) / heard[0].numel() - 1.0
     total = beyond.clamp_min(_LEAST_POWER)[:, None]
     weight = weight * total / (weight @ strength)[:, None].clamp_min(torch.finfo(weight.dtype).tiny)
     identity = torch.eye(n_rows, dtype=cells.dtype, device=cells.device)
-    whitened = matched
     for _ in range(N_ROUNDS):
-        covariance = weight.to(outer.dtype) @ outer.mT
-        covariance = covariance.reshape(*covariance.shape[:-1], n_rows, n_rows)
-        inverse = torch.linalg.inv(covariance + identity)  # (block, scene, row, row)
+        covariance = (weight @ parts).reshape(*y.shape[:2], n_rows, n_rows, 2)
+        inverse = torch.linalg.inv(torch.view_as_complex(covariance) + identity)
         filtered = _squared((inverse @ y[..., None])[..., 0] @ cells.conj())
-        # d^H W d = tr(W d d^H), and W is Hermitian
-        left = (inverse.conj().flatten(-2) @ outer).real
-        whitened = (filtered / left).mean(0)
+        # d^H W d = Re tr(W^H d d^H), since W is Hermitian
+        left = torch.view_as_real(inverse.contiguous()).flatten(2) @ parts.mT
         weight = weight * filtered.sum(0) / left.sum(0)
-    return matched, whitened
+    return matched, weight * norm.mean(0)
 
 
 def _squared(values: Complex[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -102,6 +102,18 @@ def test_pilots_are_one_block(surface_scene):
     )
 
 
+@pytest.mark.parametrize("symbols", ["pilot", "data"])
+def test_pilots_and_data_do_not_fit_each_other(surface_scene, symbols):
+    """As many numbers from the same surface, in one block or in one for each code."""
+    scenes = {kind: replace(surface_scene, symbols=kind) for kind in ("pilot", "data")}
+    own = scenes.pop(symbols)
+    (other,) = scenes.values()
+    assert reason(own, heard_in(own)) is None
+    said = reason(own, heard_in(other))
+    n_own, n_other = own.n_blocks, other.n_blocks
+    assert f"got blocks={n_other}, it was trained for {n_own} ({symbols} symbols)" in said
+
+
 def test_what_was_heard_behind_a_surface_does_not_fit_an_array():
     law = SourceLaw(n_max=2)
     array = Scene(ArrayGeometry(4, 4), law)
