@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from growth import growth_rows
-from localizer_limits import JUDGED, LIMITS, is_default_task, verdict
+from localizer_limits import JUDGED, limits_of, verdict
 from speed import measure_eigh
 
 from musicnet.commands.evaluate import (
@@ -37,11 +37,13 @@ PARTS = ("cells", "growth")
 _STAGES = ("image", "network", "peaks", "refinement")
 
 
-def cell_rows(pretrained: Pretrained, cells: list[Cell], plan: Plan) -> list[dict[str, Any]]:
+def cell_rows(
+    pretrained: Pretrained, cells: list[Cell], plan: Plan, eigh64_ms: float
+) -> list[dict[str, Any]]:
     """Measures and prints all cells; the judged method's rows say what they have to keep."""
-    limits = LIMITS if is_default_task(pretrained.scene) else ()
+    limits = limits_of(pretrained.scene, eigh64_ms)
     if not limits:
-        print("no limits: they are those of the default task, and these weights of another")
+        print("no limits: there are some for the default task, and for data symbols in its place")
     print(table_head())
     rows = []
     for cell in cells:
@@ -117,7 +119,7 @@ def main() -> int:
             cells = arguments.cells or cells_of(pretrained.scene)
             if arguments.quick and not arguments.cells:
                 cells = cells_of(pretrained.scene, QUICK_SNR_DB)
-            rows = cell_rows(pretrained, cells, plan)
+            rows = cell_rows(pretrained, cells, plan, figures["eigh64_ms"])
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
