@@ -115,17 +115,21 @@ class NeuralSearch:
         """
         if self.trust is None or self._final is None:
             return sources, covariance
-        if self.problem.log_powers is not None:  # the law of symbols makes them surer
+        is_symbols = self.problem.log_powers is not None
+        if is_symbols:  # the law of symbols makes them surer
             covariance = assess(self.problem, sources).covariance
         widening = self._final.log_widening.exp()
         missing = sources.resolved.shape[-1] - widening.shape[-1]
         widening = torch.nn.functional.pad(widening, (0, missing), value=1.0)
-        covariance = covariance * self.problem.unflatten(widening).to(covariance)[..., None, None]
-        if self.law.range_m is None:
-            return sources, covariance
-        parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
-        # the region may be narrower than the law, and directions move along
-        return Sources(self.task.region.clamp(parameters), sources.resolved), covariance
+        widening = self.problem.unflatten(widening).to(covariance)[..., None, None]
+        # the widening of faint sources is for the few in a wrong place: it would move all others
+        before, after = (1.0, widening) if is_symbols else (widening, 1.0)
+        covariance = covariance * before
+        if self.law.range_m is not None:
+            parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
+            # the region may be narrower than the law, and directions move along
+            sources = Sources(self.task.region.clamp(parameters), sources.resolved)
+        return sources, covariance * after
 
     def _answer(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from musicnet.estimation.range_posterior import settle_range
 from musicnet.localization import localize
 from musicnet.localization.confidence import assess
 from musicnet.localization.contestants import Question, from_truth
@@ -78,6 +79,21 @@ def test_error_bars_are_those_of_symbols_before_ranges_are_settled():
     assert polished is found
     expected = assess(searching.problem, found).covariance
     torch.testing.assert_close(covariance, expected, equal_nan=True)
+
+
+def test_ranges_are_settled_before_error_bars_are_widened():
+    heard, truth = draw()
+    searching = NeuralSearch(make_task(heard, SCENE.region, truth.n_sources, None), pretrained())
+    found = searching.find(truth.n_sources)
+    generator = torch.Generator().manual_seed(0)
+    says = torch.randn(found.resolved.shape, generator=generator)
+    searching._final = replace(searching._final, log_widening=says)
+    covariance = assess(searching.problem, found).covariance
+    parameters, settled = settle_range(found.parameters, covariance, SCENE.sources.range_m)
+    polished, widened = searching.polish(found, covariance)
+    expected = SCENE.region.clamp(parameters)
+    torch.testing.assert_close(polished.parameters, expected, equal_nan=True)
+    torch.testing.assert_close(widened, settled * says.exp()[..., None, None], equal_nan=True)
 
 
 def test_a_second_look_makes_answers_more_probable():
