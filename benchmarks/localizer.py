@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from musicnet.commands.evaluate import (
     table_head,
     table_line,
 )
+from musicnet.localization.contestants import CONTESTANTS, Contestant
 from musicnet.localization.evaluation import Cell, Plan, cells_of, evaluate_cell
 from musicnet.networks.pretrained import Pretrained
 
@@ -54,6 +56,16 @@ def cell_rows(
             rows.append(row | asked)
         print_limits(rows[-len(new) :])
     return rows
+
+
+def contestants_of(arguments: argparse.Namespace) -> dict[str, Contestant]:
+    """Who takes part; whether they are asked to count the sources as well."""
+    names = arguments.methods or list(CONTESTANTS)
+    return {
+        name: replace(one, counts=one.counts and not arguments.told)
+        for name, one in CONTESTANTS.items()
+        if name in names
+    }
 
 
 def print_limits(rows: list[dict[str, Any]]) -> None:
@@ -116,6 +128,7 @@ def main() -> int:
         try:
             pretrained = find_network(arguments.weights)
             plan = plan_of(arguments.n_scenes, arguments.seeds, is_quick=arguments.quick)
+            plan = replace(plan, contestants=contestants_of(arguments))
             cells = arguments.cells or cells_of(pretrained.scene)
             if arguments.quick and not arguments.cells:
                 cells = cells_of(pretrained.scene, QUICK_SNR_DB)
@@ -159,6 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cells", type=_cell, nargs="+", metavar="K:SNR", help="only these")
     parser.add_argument("--n-scenes", type=int, help="of each cell, of all seeds")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(FRESH_SEEDS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=CONTESTANTS, help="only these; all by default"
+    )
+    parser.add_argument("--told", action="store_true", help="nobody has to count the sources")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="few scenes: does it run at all?")
     return parser

@@ -154,6 +154,8 @@ def limits_of(scene: Scene, eigh64_ms: float = EIGH64_MS) -> tuple[Limit, ...]:
 def verdict(rows: Mapping[str, Row], limits: tuple[Limit, ...] = LIMITS) -> dict[str, Any]:
     """The limits of one cell, and whether the neural method keeps them.
 
+    A limit on what another method has is not asked for where that takes no part.
+
     Args:
         rows: method -> its row.
         limits: all that there are.
@@ -161,7 +163,11 @@ def verdict(rows: Mapping[str, Row], limits: tuple[Limit, ...] = LIMITS) -> dict
     Returns:
         ``limits`` and ``holds``, both None where nothing is asked.
     """
-    asked = [limit for limit in limits if limit.applies(rows[JUDGED])]
+    asked = [
+        limit
+        for limit in limits
+        if limit.applies(rows[JUDGED]) and (limit.of is None or limit.of in rows)
+    ]
     if not asked:
         return {"limits": None, "holds": None}
     said = [

@@ -8,7 +8,7 @@ import torch
 from musicnet.networks import pretrained as module
 from musicnet.networks.fitting import choose, find_weights, fits
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
-from musicnet.networks.pretrained import Pretrained, save_pretrained
+from musicnet.networks.pretrained import Pretrained, load_shipped, save_pretrained, shipped
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.imperfections import Imperfections
 from musicnet.scene.scene import Scene
@@ -206,3 +206,11 @@ def test_without_any_shipped_a_name_says_so(ship):
     ship()
     with pytest.raises(ValueError, match="none ships with this version"):
         find_weights("ris")
+
+
+@pytest.mark.parametrize("name", ["ris", "ris_data_symbols"])
+def test_shipped_weights_are_chosen_by_how_symbols_are_sent(name):
+    own = load_shipped(shipped()[name])
+    chosen = choose(heard_in(own.scene), own.scene.region)
+    assert chosen is not None
+    assert chosen.name == name
