@@ -12,12 +12,13 @@ import argparse
 import json
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from growth import growth_rows
-from localizer_limits import JUDGED, LIMITS, is_default_task, verdict
+from localizer_limits import JUDGED, limits_of, verdict
 from speed import measure_eigh
 
 from musicnet.commands.evaluate import (
@@ -28,6 +29,7 @@ from musicnet.commands.evaluate import (
     table_line,
 )
 from musicnet.learning.checkpoint_weights import find_network
+from musicnet.localization.contestants import CONTESTANTS, Contestant
 from musicnet.localization.evaluation import Cell, Plan, cells_of, evaluate_cell
 from musicnet.networks.pretrained import Pretrained
 
@@ -37,11 +39,13 @@ PARTS = ("cells", "growth")
 _STAGES = ("image", "network", "peaks", "refinement")
 
 
-def cell_rows(pretrained: Pretrained, cells: list[Cell], plan: Plan) -> list[dict[str, Any]]:
+def cell_rows(
+    pretrained: Pretrained, cells: list[Cell], plan: Plan, eigh64_ms: float
+) -> list[dict[str, Any]]:
     """Measures and prints all cells; the judged method's rows say what they have to keep."""
-    limits = LIMITS if is_default_task(pretrained.scene) else ()
+    limits = limits_of(pretrained.scene, eigh64_ms)
     if not limits:
-        print("no limits: they are those of the default task, and these weights of another")
+        print("no limits: there are some for the default task, and for data symbols in its place")
     print(table_head())
     rows = []
     for cell in cells:
@@ -52,6 +56,16 @@ def cell_rows(pretrained: Pretrained, cells: list[Cell], plan: Plan) -> list[dic
             rows.append(row | asked)
         print_limits(rows[-len(new) :])
     return rows
+
+
+def contestants_of(arguments: argparse.Namespace) -> dict[str, Contestant]:
+    """Who takes part; whether they are asked to count the sources as well."""
+    names = arguments.methods or list(CONTESTANTS)
+    return {
+        name: replace(one, counts=one.counts and not arguments.told)
+        for name, one in CONTESTANTS.items()
+        if name in names
+    }
 
 
 def print_limits(rows: list[dict[str, Any]]) -> None:
@@ -114,10 +128,11 @@ def main() -> int:
         try:
             pretrained = find_network(arguments.weights)
             plan = plan_of(arguments.n_scenes, arguments.seeds, is_quick=arguments.quick)
+            plan = replace(plan, contestants=contestants_of(arguments))
             cells = arguments.cells or cells_of(pretrained.scene)
             if arguments.quick and not arguments.cells:
                 cells = cells_of(pretrained.scene, QUICK_SNR_DB)
-            rows = cell_rows(pretrained, cells, plan)
+            rows = cell_rows(pretrained, cells, plan, figures["eigh64_ms"])
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -157,6 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cells", type=_cell, nargs="+", metavar="K:SNR", help="only these")
     parser.add_argument("--n-scenes", type=int, help="of each cell, of all seeds")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(FRESH_SEEDS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=CONTESTANTS, help="only these; all by default"
+    )
+    parser.add_argument("--told", action="store_true", help="nobody has to count the sources")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="few scenes: does it run at all?")
     return parser

@@ -1,4 +1,7 @@
-"""What the neural method has to keep on the default task, beside the methods of the same run."""
+"""What the neural method has to keep, beside the methods of the same run.
+
+There are limits for the default task, and for the same surface with unknown symbols in every code.
+"""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +15,10 @@ from musicnet.scene.sources import SourceLaw
 from musicnet.scene.surface import Surface
 
 DEFAULT_TASK = Scene(ArrayGeometry(8, 8), SourceLaw(), surface=Surface())
-"""The limits were set for these scenes."""
+"""Limits were set for these scenes, and for data symbols in the place of pilots."""
 
-
-def is_default_task(scene: Scene) -> bool:
-    """Whether a scene is the default task's, however often training drew each number of sources."""
-    law = replace(scene.sources, count_weights=None)
-    return replace(scene, sources=law) == DEFAULT_TASK
+EIGH64_MS = 0.24
+"""Where the limits of times were set; others scale them by their own."""
 
 
 JUDGED = "neural"
@@ -119,9 +119,45 @@ LIMITS = (
 )
 """Times are held against those of the same run: they need no scaling by the machine."""
 
+DATA_LIMITS = (
+    Limit(6, (4,), (20.0,), "outliers", 0.10),
+    Limit(6, _ALL, SNR_DB, "cpu_ms_per_scene", 20.0),
+    Limit(6, (1, 2), SNR_DB, "outliers_less_nomp", 0.0, beyond_interval=True),
+    Limit(6, (3, 4), SNR_DB, "outliers", 1.0, of="nomp"),
+    Limit(6, (3, 4), SNR_DB, "outliers", 1.0, of="multistart"),
+    Limit(6, _ALL, _NOISY, "median", 1.0, of="nomp", is_strict=True),
+    Limit(6, (3, 4), SNR_DB, "cpu_ms_per_scene", 1.0, of="multistart"),
+)
+
+
+def limits_of(scene: Scene, eigh64_ms: float = EIGH64_MS) -> tuple[Limit, ...]:
+    """What weights of a scene have to keep, however often training drew each number of sources.
+
+    Args:
+        scene: what they were trained for.
+        eigh64_ms: of this machine.
+
+    Returns:
+        Limits, those of milliseconds scaled; none for other scenes.
+    """
+    plain = replace(scene, sources=replace(scene.sources, count_weights=None))
+    if plain == DEFAULT_TASK:
+        return LIMITS
+    if plain != replace(DEFAULT_TASK, symbols="data"):
+        return ()
+    pace = eigh64_ms / EIGH64_MS
+    return tuple(
+        replace(one, high=one.high * pace)
+        if one.column == "cpu_ms_per_scene" and one.of is None
+        else one
+        for one in DATA_LIMITS
+    )
+
 
 def verdict(rows: Mapping[str, Row], limits: tuple[Limit, ...] = LIMITS) -> dict[str, Any]:
     """The limits of one cell, and whether the neural method keeps them.
+
+    A limit on what another method has is not asked for where that takes no part.
 
     Args:
         rows: method -> its row.
@@ -130,7 +166,11 @@ def verdict(rows: Mapping[str, Row], limits: tuple[Limit, ...] = LIMITS) -> dict
     Returns:
         ``limits`` and ``holds``, both None where nothing is asked.
     """
-    asked = [limit for limit in limits if limit.applies(rows[JUDGED])]
+    asked = [
+        limit
+        for limit in limits
+        if limit.applies(rows[JUDGED]) and (limit.of is None or limit.of in rows)
+    ]
     if not asked:
         return {"limits": None, "holds": None}
     said = [

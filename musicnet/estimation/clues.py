@@ -92,16 +92,23 @@ def gather_clues(problem: Problem, dictionary: Dictionary, found: Found) -> Clue
     others = others & ~torch.eye(present.shape[-1], dtype=torch.bool, device=present.device)
     distance = distance.masked_fill(~others, _ALONE)
     modulus = torch.view_as_real(explained.amplitudes).square().sum((2, 4, 5)) / noise
+    own, elsewhere, beside, remaining = (
+        _nepers(problem, gain / noise)
+        for gain in (left_out.own, elsewhere, beside, left_out.remaining.amax(-1)[..., None])
+    )
+    spread = explained.amplitude_spread
+    if problem.log_powers is not None:
+        modulus = torch.where(present, explained.load, 1.0).reciprocal()
     at_edge = ((found.parameters - problem.box[:, None, None, None]).abs() < _AT_EDGE).any(0)
     everywhere = torch.ones_like(left_out.own)
     values = {
         "surplus": surplus(problem, found)[..., None] * everywhere,
-        "remaining": (left_out.remaining.amax(-1)[..., None] / noise).log1p() * everywhere,
-        "own": (left_out.own / noise).log1p(),
-        "elsewhere": _signed_log((elsewhere - left_out.own) / noise),
-        "beside": _signed_log((beside - left_out.own) / noise),
+        "remaining": remaining.log1p() * everywhere,
+        "own": own.log1p(),
+        "elsewhere": _signed_log(elsewhere - own),
+        "beside": _signed_log(beside - own),
         "modulus": 0.5 * modulus.clamp_min(_SMALLEST).log(),
-        "entangled": 0.5 * explained.amplitude_spread.clamp(_SMALLEST, _LARGEST).log(),
+        "entangled": 0.5 * (spread / problem.y.shape[2]).clamp(_SMALLEST, _LARGEST).log(),
         "nearest": (distance.amin(-1) + 0.1).log(),
         "count": present.sum(-1, keepdim=True) * everywhere,
         "depth": found.parameters[..., 2],
@@ -110,6 +117,21 @@ def gather_clues(problem: Problem, dictionary: Dictionary, found: Found) -> Clue
     clues = [(values[name] - centre) / scale for name, (centre, scale) in _SCALES.items()]
     of_sources = torch.stack(clues, dim=-1).float().masked_fill(~present[..., None], 0.0)
     return Clues(of_sources, (distance + 0.1).log().float(), present)
+
+
+def _nepers(
+    problem: Problem, gain: Float[Tensor, "channel scene any"]
+) -> Float[Tensor, "channel scene any"]:
+    """What a gain, in units of the noise, makes an answer likelier by.
+
+    The gain itself where amplitudes are free. Gaussian symbols explain n numbers by one power: what
+    noise would explain by it is taken off.
+    """
+    if problem.log_powers is None:
+        return gain
+    n_amplitudes = problem.y.shape[2] * problem.n_snapshots
+    share = (gain / n_amplitudes).clamp_min(1.0)
+    return n_amplitudes * (share - 1.0 - share.log())
 
 
 def _signed_log(values: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """What a search has found so far, and how good that is."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import Problem, put_scenes, take_scenes
 from musicnet.estimation.refinement import refine
+from musicnet.estimation.symbol_likelihood import symbol_cost
 from musicnet.scene.sources import Sources
 
 _FINISHING_STEPS = 8
@@ -22,7 +25,8 @@ class Found:
     Args:
         parameters: (u, v, rho) inside the region; anything finite in empty slots.
         present: slots that hold a source.
-        cost: power that they leave unexplained.
+        cost: power that they leave unexplained; where symbols are Gaussian, sigma^2 times minus
+            the log-likelihood.
     """
 
     parameters: Float[Tensor, "channel scene source 3"]
@@ -128,6 +132,27 @@ def nothing(problem: Problem) -> Found:
     return Found(parameters, parameters[..., 0].bool(), power)
 
 
+def at_places(
+    problem: Problem,
+    parameters: Float[Tensor, "channel scene source 3"],
+    present: Bool[Tensor, "channel scene source"],
+) -> Found:
+    """Sources that stand where somebody says they stand.
+
+    Args:
+        problem: what has to be explained.
+        parameters: (u, v, rho) inside the region, finite in every slot.
+        present: slots that hold a source.
+
+    Returns:
+        The same, with their cost.
+    """
+    explained = explain(problem, parameters, present)
+    is_symbols = problem.log_powers is not None and present.shape[-1] > 0
+    cost = symbol_cost(problem, explained, present) if is_symbols else explained.cost
+    return Found(parameters, present, cost)
+
+
 def surplus(problem: Problem, found: Found) -> Float[Tensor, "channel scene"]:
     """How much more is left than noise leaves.
 
@@ -138,6 +163,10 @@ def surplus(problem: Problem, found: Found) -> Float[Tensor, "channel scene"]:
     Returns:
         Standard deviations of what noise leaves; about normal where the sources are right.
     """
+    if problem.log_powers is not None:  # what is left is then as much as was heard, whitened
+        left = explain(problem, found.parameters, found.present).cost
+        beyond = left / problem.noise_power - problem.n_explicable
+        return beyond / math.sqrt(problem.n_explicable)
     n_sources = found.present.sum(-1)
     n_amplitudes = problem.y.shape[2] * problem.n_snapshots
     freedom = problem.n_explicable - n_sources * (n_amplitudes + 0.5 * len(problem.active))

@@ -8,6 +8,9 @@ Taking source k out of a fit releases one direction of the signatures' span: its
 and the maps of all K sources follow from the products of one residual and 2 K directions with the
 dictionary, instead of K fits. The source itself explains :math:`o_k = \|b_k^H y\|^2`: where a cell
 far from it explains nearly as much, the source may stand in the wrong place.
+
+All this holds for Gaussian symbols with A in place of the Gram matrix and :math:`\sigma^2 R^{-1}`
+in that of P, but that :math:`o_k` is then to be divided by the share of the source that was heard.
 """
 
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from musicnet.estimation.linearization import Explanation
 # numbers in the largest intermediate map: within a processor's cache
 _CHUNK = 2**19
 _TINY = 1e-30
+_LEAST_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def leave_one_out(
     Returns:
         Linear power >= 0.
     """
-    duals, heard = _duals(explanation, present)
-    own = torch.view_as_real(heard).square().sum((2, 4, 5))
+    duals, heard, share = _duals(explanation, present)
+    own = (torch.view_as_real(heard).square().sum((4, 5)) / share).sum(2)
     n_channels, n_scenes, n_sources = present.shape
     n_lines = (1 + n_sources) * heard.shape[-1] + 2 * n_sources
     one_scene = 2 * n_lines * dictionary.power[0].numel()
@@ -77,16 +81,18 @@ def _duals(
 ) -> tuple[
     Complex[Tensor, "channel scene blocks source row"],
     Complex[Tensor, "channel scene blocks source snapshot"],
+    Float[Tensor, "channel scene blocks source"],
 ]:
-    """b_k, and b_k^H y of every snapshot; 0 for empty slots."""
+    """b_k, and b_k^H y of every snapshot; 0 for empty slots; and the share of it that was heard."""
     factor = explanation.factor
     identity = torch.eye(factor.shape[-1]).to(factor).expand_as(factor)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)  # L^-1
     # signatures are basis^T L^T, so that the duals are the basis mixed by L^-H
     duals = inverse.mT @ explanation.basis
-    length = torch.view_as_real(inverse).square().sum((-3, -1)).clamp_min(_TINY).sqrt()
-    there = present[:, :, None, :, None].to(length.dtype) / length[..., None]
-    return duals * there, explanation.amplitudes * there
+    squared = torch.view_as_real(inverse).square().sum((-3, -1)).clamp_min(_TINY)
+    there = present[:, :, None, :, None].to(squared.dtype) * squared.rsqrt()[..., None]
+    share = (1.0 - explanation.load[:, :, None] * squared).clamp_min(_LEAST_SHARE)
+    return duals * there, explanation.amplitudes * there, share
 
 
 def _maps(

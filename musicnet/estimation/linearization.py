@@ -20,6 +20,7 @@ from torch import Tensor
 from musicnet.estimation.problem import Problem
 from musicnet.estimation.products import product
 from musicnet.estimation.signatures import signatures, signatures_and_slopes
+from musicnet.estimation.symbol_powers import likeliest_log_powers, loaded_factor
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,26 @@ class Explanation:
         amplitudes: s, of each (compressed) snapshot; 0 for empty slots.
         residual: what is left of y.
         factor: lower Cholesky factor of B_q^H B_q, with a one for empty slots.
+        load: of Gaussian symbols sigma^2 over their power, which the factor's diagonal has too:
+            amplitudes are then shrunken ones, and the basis spans the less the fainter they are; 0
+            where amplitudes are free, and in empty slots.
     """
 
     basis: Complex[Tensor, "channel scene blocks source row"]
     amplitudes: Complex[Tensor, "channel scene blocks source snapshot"]
     residual: Complex[Tensor, "channel scene blocks snapshot row"]
     factor: Complex[Tensor, "channel scene blocks source source"]
+    load: Float[Tensor, "channel scene source"]
 
     @property
     def cost(self) -> Float[Tensor, "channel scene"]:
-        """Power that is left."""
-        return _power(self.residual)
+        """Power that is left; and what it costs Gaussian symbols to be as loud as they are."""
+        power = torch.view_as_real(self.amplitudes).square().sum((2, 4, 5))
+        return _power(self.residual) + (power * self.load).sum(-1)
 
     @property
     def log_volume(self) -> Float[Tensor, "channel scene"]:
-        """Log det of B_q^H B_q over the slots that hold a source, summed over q."""
+        """Log det of factor and factor^H over the slots that hold a source, summed over q."""
         volume = 2.0 * self.factor.diagonal(dim1=-2, dim2=-1).real.log()
         return volume.sum((-2, -1))
 
@@ -90,7 +96,11 @@ def explain(
     parameters: Float[Tensor, "channel scene source 3"],
     present: Bool[Tensor, "channel scene source"],
 ) -> Explanation:
-    """Fits the amplitudes of given sources.
+    """Fits the amplitudes of given sources; of Gaussian symbols their powers, too.
+
+    With Gaussian symbols y less the basis' part of it is R^-1 y, up to sigma^2, and the same holds
+    for whatever else was heard: maps of gains that leave the basis out are then those of whitened
+    data. See `musicnet.estimation.symbol_powers`.
 
     Args:
         problem: what has to be explained.
@@ -101,11 +111,16 @@ def explain(
         Amplitudes, residual, and a basis of what the sources span.
     """
     lines = signatures(problem, parameters, present)
-    factor = _factor(lines.conj() @ lines.mT, present)
-    amplitudes = torch.cholesky_solve(lines.conj() @ problem.y.mT, factor)
+    gram, heard = lines.conj() @ lines.mT, lines.conj() @ problem.y.mT
+    load = torch.zeros_like(parameters[..., 0])
+    if problem.log_powers is not None and present.shape[-1] > 0:
+        log_power = likeliest_log_powers(problem, gram, heard, present)
+        load = (-log_power).exp().masked_fill(~present, 0.0)
+    factor = loaded_factor(gram, present, load)
+    amplitudes = torch.cholesky_solve(heard, factor)
     residual = problem.y - amplitudes.mT @ lines
     basis = torch.linalg.solve_triangular(factor.conj(), lines, upper=False)
-    return Explanation(basis, amplitudes, residual, factor)
+    return Explanation(basis, amplitudes, residual, factor, load)
 
 
 def linearize(
@@ -113,7 +128,7 @@ def linearize(
     parameters: Float[Tensor, "channel scene source 3"],
     present: Bool[Tensor, "channel scene source"],
 ) -> Linearization:
-    """Fits the amplitudes of given sources, and finds how the cost changes as they move.
+    """Fits free amplitudes to given sources, and finds how the cost changes as they move.
 
     Args:
         problem: what has to be explained.
@@ -130,7 +145,8 @@ def linearize(
     gram = lines.conj() @ lines.mT
     heard = product(lines.conj(), problem.y.mT)  # (..., line, snapshot)
     still, moving = slice(None, n_sources), slice(n_sources, None)
-    factor = _factor(gram[..., still, still], present)
+    free = torch.zeros_like(parameters[..., 0])
+    factor = loaded_factor(gram[..., still, still], present, free)
     known = torch.cat((heard[..., still, :], gram[..., still, moving]), dim=-1)
     amplitudes, carried = torch.cholesky_solve(known, factor).split_with_sizes(
         (heard.shape[-1], n_sources * n_searched), dim=-1
@@ -145,18 +161,6 @@ def linearize(
     gradient = _real_product(pull, amplitudes.conj().tile(n_searched, 1)).sum((2, -1)).mul_(-2.0)
     curvature = _real_product(spread, loudness).sum(2).mul_(2.0)
     return Linearization(_power(residual), gradient, curvature, amplitudes)
-
-
-def _factor(
-    gram: Complex[Tensor, "channel scene blocks source source"],
-    present: Bool[Tensor, "channel scene source"],
-) -> Complex[Tensor, "channel scene blocks source source"]:
-    """Lower Cholesky factor; empty slots get a one, coinciding sources a ridge."""
-    power = gram.diagonal(dim1=-2, dim2=-1).real
-    ridge = 10.0 * torch.finfo(power.dtype).eps * power.mean(-1, keepdim=True)
-    diagonal = ridge + (~present[:, :, None]).to(power.dtype)
-    factor: Tensor = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal)).L
-    return factor
 
 
 def _real_product(one: Tensor, other: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ observation and their modulus is log-uniform between two bounds, Laplace's metho
 with r the modulus brought between the bounds and :math:`\sigma^2 v` the variance of the estimated
 amplitude, so that a modulus beyond a bound is as improbable as noise makes it. What is the same for
 all sources of one count is left out.
+
+Symbols that change from block to block are Gaussian, of a log-uniform power; they are integrated
+out without approximation (`musicnet.estimation.symbol_likelihood`), and powers are at their best.
 """
 
 import math
@@ -24,6 +27,7 @@ from musicnet.estimation.evidence import log_cells
 from musicnet.estimation.found import Found
 from musicnet.estimation.linearization import Explanation, explain, linearize
 from musicnet.estimation.problem import Problem
+from musicnet.estimation.symbol_likelihood import symbol_information
 from musicnet.scene.sources import SourceLaw
 
 _TINY = 1e-12
@@ -62,18 +66,25 @@ class Loudness:
             )
         return cls(10.0 ** (low / 20.0), 10.0 ** (high / 20.0))
 
+    @property
+    def log_powers(self) -> tuple[float, float]:
+        """The same of Gaussian symbols, as `Problem.log_powers` has it."""
+        return 2.0 * math.log(self.low), 2.0 * math.log(self.high)
+
 
 def misfit(problem: Problem, found: Found, loudness: Loudness) -> Float[Tensor, "channel scene"]:
     """Minus the logarithm of the posterior density, amplitudes integrated out.
 
     Args:
-        problem: what was heard; pilots.
+        problem: what was heard; pilots, or Gaussian symbols.
         found: sources of each scene, near a minimum of the cost.
-        loudness: what is known about amplitudes.
+        loudness: what is known about amplitudes; of Gaussian symbols the problem knows it.
 
     Returns:
         Nepers; comparable between answers of as many sources.
     """
+    if problem.log_powers is not None:
+        return found.cost / problem.noise_power
     explained = explain(problem, found.parameters, found.present)
     prior = log_loudness(problem, explained, loudness)
     prior = prior.masked_fill(~found.present, 0.0).sum(-1)
@@ -89,7 +100,7 @@ def log_posterior(
     is as probable as any other before anything is heard.
 
     Args:
-        problem: what was heard; pilots.
+        problem: what was heard; pilots, or Gaussian symbols.
         found: sources of each scene, near a minimum of the cost.
         loudness: what is known about amplitudes.
 
@@ -99,13 +110,31 @@ def log_posterior(
     n_sources = found.present.sum(-1)
     if found.present.shape[-1] == 0:
         return -found.cost / problem.noise_power
-    curvature = linearize(problem, found.parameters, found.present).curvature.double()
-    cells = log_cells(problem, curvature / problem.noise_power[..., None, None])
-    width = math.log(2.0 * math.log(loudness.high / loudness.low))
     orders = torch.lgamma(n_sources + 1.0)
-    probable = orders - misfit(problem, found, loudness) - cells - n_sources * width
+    if problem.log_powers is not None:
+        cells = _symbol_cells(problem, found, loudness)
+    else:
+        curvature = linearize(problem, found.parameters, found.present).curvature.double()
+        cells = log_cells(problem, curvature / problem.noise_power[..., None, None])
+        cells = cells + n_sources * math.log(2.0 * math.log(loudness.high / loudness.low))
+    probable = orders - misfit(problem, found, loudness) - cells
     # no prior makes sources more probable than likely; Laplace's method does where they coincide
     return torch.minimum(probable, (-found.cost / problem.noise_power).to(probable))
+
+
+def _symbol_cells(
+    problem: Problem, found: Found, loudness: Loudness
+) -> Float[Tensor, "channel scene"]:
+    """How many distinguishable places and powers there are; natural logarithm."""
+    load = explain(problem, found.parameters, found.present).load
+    log_power = -torch.where(found.present, load, 1.0).log()
+    information = symbol_information(problem, found.parameters, found.present, log_power)
+    low, high = loudness.log_powers
+    width = (high - low) / math.sqrt(2.0 * math.pi)
+    scaled = information.powers.double() * width**2
+    identity = torch.eye(scaled.shape[-1]).to(scaled)
+    powers: Tensor = 0.5 * torch.logdet(identity + scaled)
+    return log_cells(problem, information.of_positions.double()) + powers
 
 
 def log_loudness(

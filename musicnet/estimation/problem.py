@@ -33,6 +33,8 @@ class Problem:
         n_snapshots: T, snapshots per block before compression.
         n_unexplained: complex numbers per scene that went into ``unexplained``.
         batch_shape: leading axes of the observation.
+        log_powers: amplitudes are Gaussian symbols, independent and of one power per source: least
+            and most of the logarithm of that power over the noise's; None leaves them free.
     """
 
     y: Complex[Tensor, "channel scene blocks snapshot row"]
@@ -45,6 +47,7 @@ class Problem:
     n_snapshots: int
     n_unexplained: int
     batch_shape: tuple[int, ...]
+    log_powers: tuple[float, float] | None = None
 
     @property
     def n_explicable(self) -> int:

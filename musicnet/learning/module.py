@@ -225,13 +225,15 @@ class MusicNet(GatedModule):
     def _examples(self, batch: SceneBatch) -> list[TrustExample]:
         examples: list[TrustExample] = []
         law, region = self.scene.sources, self.scene.region
+        is_data = self.scene.symbols == "data"
         with torch.autocast(self.device.type, enabled=False):
             for heard, truth in with_truth(self._heard(batch), _known(batch)):
                 n_channels = len(heard.noise_power)
                 # they cost more than all the rest, and few teach enough
                 n_used = -(-n_channels // TRUST_SHARE) if self.training else n_channels
                 some = Sources(truth.parameters[:n_used], truth.resolved[:n_used])
-                examples += trust_examples(heard.channels(n_used), some, law, region)
+                heard_of = heard.channels(n_used)
+                examples += trust_examples(heard_of, some, law, region, is_data=is_data)
         return examples
 
     def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:

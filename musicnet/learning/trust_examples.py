@@ -17,8 +17,7 @@ from torch.nn import functional
 from musicnet.estimation import posterior
 from musicnet.estimation.clues import Clues, gather_clues
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found
-from musicnet.estimation.linearization import explain
+from musicnet.estimation.found import Found, at_places
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import Problem, compress
 from musicnet.estimation.redetection import Misfit, redetect
@@ -94,7 +93,12 @@ def trust_loss(head: TrustHead, examples: list[TrustExample]) -> Float[Tensor, "
 
 @torch.no_grad()
 def trust_examples(
-    observation: Observation, truth: Sources, law: SourceLaw, region: SearchRegion
+    observation: Observation,
+    truth: Sources,
+    law: SourceLaw,
+    region: SearchRegion,
+    *,
+    is_data: bool = False,
 ) -> list[TrustExample]:
     """Answers to one observation.
 
@@ -103,13 +107,16 @@ def trust_examples(
         truth: its sources.
         law: how they were drawn.
         region: where they may be.
+        is_data: whether symbols change from block to block; else they are pilots.
 
     Returns:
         First answers, then second ones; no gradient.
     """
+    loudness = Loudness.of(law)
     problem = compress(observation, region)
+    problem = replace(problem, log_powers=loudness.log_powers) if is_data else problem
     dictionary = Dictionary.over(problem, None)
-    misfit = partial(posterior.misfit, loudness=Loudness.of(law))
+    misfit = partial(posterior.misfit, loudness=loudness)
     best = _most_probable(problem, truth, misfit)
     least = misfit(problem, best)
     counts = best.present.sum(-1)
@@ -144,7 +151,7 @@ def _most_probable(problem: Problem, truth: Sources, misfit: Misfit) -> Found:
     present = problem.flatten(truth.resolved)
     middle = problem.box.mean(0)
     places = torch.where(present[..., None], problem.flatten(truth.parameters).to(middle), middle)
-    true = Found(places, present, explain(problem, places, present).cost)
+    true = at_places(problem, places, present)
     refined = refine(problem, places, present, _STEPS)
     better = Found(refined.parameters, present, refined.cost)
     # close sources can run off to where they all but cancel: likelier, but far too loud

@@ -2,7 +2,8 @@ r"""How sure an estimate is: the likelihood at it, and error bars from the likel
 
 The covariance is the Cramér-Rao bound at the estimate, with the estimated amplitudes. That is what
 an estimator at the bound does if its model holds; where more power is left over than noise can
-explain (a source was missed, the array is not as stated), error bars grow with it.
+explain (a source was missed, the array is not as stated), error bars grow with it. Where symbols
+are Gaussian, likelihood and bound are theirs, powers unknown.
 """
 
 import math
@@ -12,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from musicnet.estimation.linearization import linearize
+from musicnet.estimation.linearization import explain, linearize
 from musicnet.estimation.problem import Problem
+from musicnet.estimation.symbol_likelihood import symbol_cost, symbol_information
 from musicnet.scene.sources import Sources
 
 # of the scaled information: below it two sources are one to all intents and purposes
@@ -47,13 +49,10 @@ def assess(problem: Problem, sources: Sources) -> Confidence:
     """
     exact = _in_double(problem)
     parameters, present = filled(exact, sources)
-    around = linearize(exact, parameters, present)
+    around = _around(exact, parameters, present)
     covariance = _covariance(exact, around.curvature, present.shape[-1])
-    noise_power = exact.noise_power
-    n_amplitudes = around.amplitudes.shape[2] * exact.n_snapshots
-    n_free = exact.n_explicable - present.sum(-1) * (n_amplitudes + 0.5 * len(exact.active))
-    n_free = n_free.clamp_min(1.0)
-    surplus = around.cost / (noise_power * n_free)
+    noise_power, n_free = exact.noise_power, around.n_free.clamp_min(1.0)
+    surplus = around.left / (noise_power * n_free)
     widened = torch.where(surplus > 1.0 + _SURPRISE * n_free.rsqrt(), surplus, 1.0)
     covariance = covariance * (noise_power * widened)[..., None, None, None]
     covariance = covariance.masked_fill(~present[..., None, None], math.nan)
@@ -64,6 +63,43 @@ def assess(problem: Problem, sources: Sources) -> Confidence:
     return Confidence(
         problem.unflatten(covariance.to(dtype)), problem.unflatten(log_likelihood.to(dtype))
     )
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The likelihood around sources.
+
+    Args:
+        cost: sigma^2 times minus the log-likelihood.
+        left: power that is left over, and of Gaussian symbols what it was whitened to.
+        n_free: numbers that it is the noise in.
+        curvature: sigma^2 times the information on the positions.
+    """
+
+    cost: Float[Tensor, "channel scene"]
+    left: Float[Tensor, "channel scene"]
+    n_free: Float[Tensor, "channel scene"]
+    curvature: Float[Tensor, "channel scene unknown unknown"]
+
+
+def _around(
+    problem: Problem,
+    parameters: Float[Tensor, "channel scene source 3"],
+    present: Bool[Tensor, "channel scene source"],
+) -> _Around:
+    if problem.log_powers is None:
+        around = linearize(problem, parameters, present)
+        n_amplitudes = around.amplitudes.shape[2] * problem.n_snapshots
+        n_taken = present.sum(-1) * (n_amplitudes + 0.5 * len(problem.active))
+        n_free = problem.n_explicable - n_taken
+        return _Around(around.cost, around.cost, n_free, around.curvature)
+    explained = explain(problem, parameters, present)
+    log_power = -torch.where(present, explained.load, 1.0).log()
+    information = symbol_information(problem, parameters, present, log_power)
+    n_free = torch.full_like(problem.noise_power, problem.n_explicable)
+    curvature = information.of_positions * problem.noise_power[..., None, None]
+    cost = symbol_cost(problem, explained, present)
+    return _Around(cost, explained.cost, n_free, curvature)
 
 
 def filled(

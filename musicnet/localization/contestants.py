@@ -18,6 +18,7 @@ from musicnet.estimation.subspace_fitting import refit
 from musicnet.localization.confidence import assess
 from musicnet.localization.estimates import Estimates
 from musicnet.localization.estimator import localize
+from musicnet.localization.neural_methods import symbols_of
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.scene import Scene
@@ -125,8 +126,9 @@ def two_starts(question: Question) -> Reply:
 
 
 def from_truth(question: Question) -> Reply:
-    """Refinement from where the sources are."""
+    """Refinement from where the sources are, with all that the network's scenes tell of symbols."""
     problem = compress(question.observation, question.scene.region)
+    problem = symbols_of(question.pretrained, problem)
     truth = question.truth
     start, present = problem.flatten(truth.parameters), problem.flatten(truth.resolved)
     refined = refine(problem, start, present, _REFINEMENT_STEPS)

@@ -17,6 +17,7 @@ from musicnet.estimation.pursuit import append
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
+from musicnet.localization.confidence import assess
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
 from musicnet.localization.second_look import (
@@ -53,7 +54,7 @@ class NeuralSearch:
 
     def __init__(self, task: Task, pretrained: Pretrained) -> None:
         self.task = task
-        self.problem: Problem = task.problem
+        self.problem: Problem = symbols_of(pretrained, task.problem)
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
         self.trust = _in_double(pretrained.network.head.trust)
@@ -120,15 +121,21 @@ class NeuralSearch:
         """
         if self.trust is None or self._final is None:
             return sources, covariance
+        is_symbols = self.problem.log_powers is not None
+        if is_symbols:  # the law of symbols makes them surer
+            covariance = assess(self.problem, sources).covariance
         widening = self._final.log_widening.exp()
         missing = sources.resolved.shape[-1] - widening.shape[-1]
         widening = torch.nn.functional.pad(widening, (0, missing), value=1.0)
-        covariance = covariance * self.problem.unflatten(widening).to(covariance)[..., None, None]
-        if self.law.range_m is None:
-            return sources, covariance
-        parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
-        # the region may be narrower than the law, and directions move along
-        return Sources(self.task.region.clamp(parameters), sources.resolved), covariance
+        widening = self.problem.unflatten(widening).to(covariance)[..., None, None]
+        # the widening of faint sources is for the few in a wrong place: it would move all others
+        before, after = (1.0, widening) if is_symbols else (widening, 1.0)
+        covariance = covariance * before
+        if self.law.range_m is not None:
+            parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
+            # the region may be narrower than the law, and directions move along
+            sources = Sources(self.task.region.clamp(parameters), sources.resolved)
+        return sources, covariance * after
 
     def _answer(self, counts: Counts) -> Judged:
         """Answers to the scenes of one number of sources at a time.
@@ -224,6 +231,23 @@ class NeuralSearch:
 def _in_double(head: Head) -> Head:
     """A copy whose rounding single precision does not see: it depends on the size of a batch."""
     return None if head is None else deepcopy(head).double()
+
+
+def symbols_of(pretrained: Pretrained, problem: Problem) -> Problem:
+    """What the scenes that a network was trained on tell about amplitudes.
+
+    Args:
+        pretrained: a network; without a trust head it knows nothing of them.
+        problem: what was heard.
+
+    Returns:
+        The problem with bounds of the symbols' power, where they change from code to code.
+    """
+    scene = pretrained.scene
+    is_data = scene.surface is not None and scene.symbols == "data"
+    if not is_data or pretrained.network.head.trust is None:
+        return problem
+    return replace(problem, log_powers=Loudness.of(scene.sources).log_powers)
 
 
 def _unjudged(found: Found) -> Judged:

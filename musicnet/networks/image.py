@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from musicnet.estimation.covariance import forward_backward, sample_covariance
 from musicnet.estimation.spectrum import SearchGrid, bartlett_spectrum, capon_spectrum
 from musicnet.estimation.subspace import eigen_decomposition
+from musicnet.networks.maps import N_SHARED_MAPS, centred_log, grid_steering, laid_out
+from musicnet.networks.symbol_image import SymbolImage
 from musicnet.scene.array import is_mirrored
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.steering import steering
-
-N_SHARED_MAPS = 3  # two coordinates and the level
-_LOG_FLOOR = 0.05  # of a power in units of the noise: what lies far below the noise looks alike
 
 
 class PilotImage(nn.Module):
@@ -48,7 +47,7 @@ class PilotImage(nn.Module):
         self.moves = moves
         self.shape = grid.shape
         self.n_maps = 4 * grid.n_rho + N_SHARED_MAPS
-        self.register_buffer("dictionary", _grid_steering(scene, grid), persistent=False)
+        self.register_buffer("dictionary", grid_steering(scene, grid), persistent=False)
         self.register_buffer("cells", grid.cells.flatten(0, 2), persistent=False)
 
     def forward(self, observation: Observation) -> Float[Tensor, "*batch v u map"]:
@@ -70,11 +69,11 @@ class PilotImage(nn.Module):
             analysis = dictionary.mH  # (element, cell), one a_g^* a column
             norm = _dictionary_norm(dictionary, gram)
             filtered = (matched @ analysis) / _beside_scenes(norm, matched)
-            score, level = _centred_log(filtered.abs().square())
+            score, level = centred_log(filtered.abs().square())
             field = inverted @ analysis
             field = field / field.abs().amax(-1, keepdim=True).clamp_min(_tiny(score))
             planes = (score, field.abs(), field.real, field.imag)
-            return _laid_out(planes, level, self.shape)
+            return laid_out(planes, level, self.shape)
 
     def _loaded_inverse(
         self, gram: Complex[Tensor, "*channel element element"]
@@ -115,7 +114,7 @@ class ArrayImage(nn.Module):
         self.is_mirrored = scene.far_field and is_mirrored(scene.positions())
         self.n_beams = scene.sources.n_max
         self.n_maps = (2 + 2 * self.n_beams) * grid.n_rho + N_SHARED_MAPS
-        self.register_buffer("dictionary", _grid_steering(scene, grid), persistent=False)
+        self.register_buffer("dictionary", grid_steering(scene, grid), persistent=False)
 
     def forward(self, observation: Observation) -> Float[Tensor, "*batch v u map"]:
         """Draws the image.
@@ -130,10 +129,10 @@ class ArrayImage(nn.Module):
             y = observation.y / observation.noise_power.sqrt()[..., None, None]
             covariance = sample_covariance(y)
             averaged = forward_backward(covariance) if self.is_mirrored else covariance
-            score, level = _centred_log(capon_spectrum(averaged, self.dictionary, self.loading))
-            bartlett, _ = _centred_log(bartlett_spectrum(covariance, self.dictionary))
+            score, level = centred_log(capon_spectrum(averaged, self.dictionary, self.loading))
+            bartlett, _ = centred_log(bartlett_spectrum(covariance, self.dictionary))
             beams = self._beams(covariance)
-            return _laid_out((score, bartlett, *beams), level, self.shape)
+            return laid_out((score, bartlett, *beams), level, self.shape)
 
     def _beams(
         self, covariance: Complex[Tensor, "*batch row row"]
@@ -149,7 +148,9 @@ class ArrayImage(nn.Module):
         return [part for beam in beams.unbind(-2) for part in (beam.real, beam.imag)]
 
 
-def image_of(scene: Scene, grid: SearchGrid, *, moves: bool = False) -> PilotImage | ArrayImage:
+def image_of(
+    scene: Scene, grid: SearchGrid, *, moves: bool = False
+) -> PilotImage | SymbolImage | ArrayImage:
     """Chooses the image that fits a scene.
 
     Args:
@@ -166,10 +167,7 @@ def image_of(scene: Scene, grid: SearchGrid, *, moves: bool = False) -> PilotIma
     if scene.surface is None:
         return ArrayImage(scene, grid)
     if scene.symbols == "data":
-        raise ValueError(
-            "the network's image of a surface needs one amplitude per source: got "
-            "symbols='data', which change with every code. Set symbols='pilot'."
-        )
+        return SymbolImage(scene, grid)
     if scene.n_rows < scene.n_elements:
         raise ValueError(
             "the least-squares image needs at least as many rows as elements: got "
@@ -177,11 +175,6 @@ def image_of(scene: Scene, grid: SearchGrid, *, moves: bool = False) -> PilotIma
             "Raise surface.n_codes."
         )
     return PilotImage(scene, grid, moves=moves)
-
-
-def _grid_steering(scene: Scene, grid: SearchGrid) -> Complex[Tensor, "cell element"]:
-    cells = grid.cells.flatten(0, 2)  # (cell, 3), v slowest and rho fastest
-    return steering(scene.positions(), cells, scene.wavelength_m)
 
 
 def _dictionary_norm(
@@ -198,28 +191,6 @@ def _beside_scenes(
 ) -> Tensor:
     """Gives what belongs to a channel an axis for its scenes, if there is one."""
     return per_channel if per_scene.ndim == per_channel.ndim else per_channel[..., None, :]
-
-
-def _centred_log(
-    power: Float[Tensor, "*batch cell"],
-) -> tuple[Float[Tensor, "*batch cell"], Float[Tensor, "*batch 1"]]:
-    logarithm = (power + _LOG_FLOOR).log()
-    level = logarithm.mean(-1, keepdim=True)
-    return logarithm - level, level
-
-
-def _laid_out(
-    planes: tuple[Float[Tensor, "*batch cell"], ...],
-    level: Float[Tensor, "*batch 1"],
-    shape: tuple[int, int, int],
-) -> Float[Tensor, "*batch v u map"]:
-    n_v, n_u, _ = shape
-    batch = level.shape[:-1]
-    along_v, along_u = (torch.linspace(-1.0, 1.0, n, device=level.device) for n in (n_v, n_u))
-    shared = (along_v[:, None], along_u, level[..., None])
-    parts = [plane.reshape(*batch, *shape) for plane in planes]
-    parts += [one.expand(*batch, n_v, n_u)[..., None] for one in shared]
-    return torch.cat(parts, dim=-1)
 
 
 def _tiny(like: Tensor) -> float:

@@ -38,7 +38,7 @@ class NetworkSettings:
         n_u: cells along u, where u is searched.
         n_rho: planes along inverse range, where that is searched.
         n_trust: features per source of the head that judges found sources, a multiple of 4; 0 goes
-            without. It judges pilots behind a surface only.
+            without. It judges what is heard behind a surface only.
         n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
             without. It weighs what an array heard of data symbols.
         calibrates: whether it learns the errors of one surface, heard with pilots, as well.
@@ -199,11 +199,16 @@ class NeuralMusic(nn.Module):
 
 def _check_trust(scene: Scene, settings: NetworkSettings) -> None:
     """Refuses scenes whose sources a trust head cannot judge."""
-    if scene.surface is None or scene.symbols != "pilot":
+    if scene.surface is None:
         raise ValueError(
-            "the trust head judges pilots behind a surface: got "
-            f"n_trust={settings.n_trust} with symbols={scene.symbols!r} and "
-            f"{'no surface' if scene.surface is None else 'a surface'}. Set n_trust=0."
+            "the trust head judges what is heard behind a surface: got "
+            f"n_trust={settings.n_trust} and no surface. Set n_trust=0."
+        )
+    if scene.coherent_share > 0.0:
+        raise ValueError(
+            "the trust head takes data symbols of different sources for independent: got "
+            f"n_trust={settings.n_trust} with coherent_share={scene.coherent_share}. Set either "
+            "to 0."
         )
     # answers are weighed by how loud sources can be: better refused here than at the first batch
     Loudness.of(scene.sources)

@@ -135,3 +135,40 @@ def slow_coherent_misfit(y, signatures):
         n_free = 2 * n_sources * rank - rank**2
         misfits.append(slow_gaussian_misfit(y, covariance) + 0.5 * n_free * np.log(n_snapshots))
     return min(misfits) + n_sources * np.log(max(full, noise) / n_sources)
+
+
+def slow_symbol_covariances(signatures, powers, noise_power):
+    """What a block of Gaussian symbols of these powers is heard as, block by block."""
+    return [
+        here @ np.diag(powers) @ here.conj().T + noise_power * np.eye(len(here))
+        for here in signatures
+    ]
+
+
+def slow_symbol_cost(y, signatures, powers, noise_power):
+    """Sigma^2 times minus the log-density of all snapshots, without what noise alone has."""
+    cost = 0.0
+    covariances = slow_symbol_covariances(signatures, powers, noise_power)
+    n_snapshots = len(y) // len(covariances)
+    for q, heard in enumerate(y):
+        covariance = covariances[q // n_snapshots]
+        volume = np.linalg.slogdet(covariance / noise_power)[1]
+        cost += noise_power * ((heard.conj() @ np.linalg.solve(covariance, heard)).real + volume)
+    return cost
+
+
+def slow_symbol_gain(y, signatures, powers, noise_power, cell, floor=0.0):
+    """What the whitened filter hears from a cell, of each block its signature.
+
+    No less than a share ``floor`` of a cell's power counts as left by the sources.
+    """
+    gain = 0.0
+    covariances = slow_symbol_covariances(signatures, powers, noise_power)
+    n_snapshots = len(y) // len(covariances)
+    for q, covariance in enumerate(covariances):
+        filtered = noise_power * np.linalg.solve(covariance, cell[q])
+        left = (cell[q].conj() @ filtered).real
+        left = max(left, floor * np.sum(np.abs(cell[q]) ** 2))
+        for heard in y[q * n_snapshots : (q + 1) * n_snapshots]:
+            gain += np.abs(filtered.conj() @ heard) ** 2 / left
+    return gain

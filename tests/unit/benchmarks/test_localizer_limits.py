@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,36 @@ def test_noise_alone_does_not_break_what_is_meant_beyond_the_interval(limits):
 
 def test_other_cells_are_not_bound(limits):
     assert limits.verdict(rows(4, 7.0), ())["holds"] is None
+
+
+def test_scenes_have_limits_of_their_own(limits):
+    law = replace(limits.DEFAULT_TASK.sources, count_weights=(1.0, 1.0, 2.0, 4.0))
+    pilots = replace(limits.DEFAULT_TASK, sources=law)
+    data = replace(pilots, symbols="data")
+    assert limits.limits_of(pilots) == limits.LIMITS
+    assert limits.limits_of(data) == limits.DATA_LIMITS
+    assert limits.limits_of(replace(data, n_snapshots=2)) == ()
+    # a machine that takes twice as long may take twice as many milliseconds, and no more outliers
+    for one, slow in zip(
+        limits.DATA_LIMITS, limits.limits_of(data, 2.0 * limits.EIGH64_MS), strict=True
+    ):
+        is_time = one.column == "cpu_ms_per_scene" and one.of is None
+        assert slow == (replace(one, high=2.0 * one.high) if is_time else one)
+
+
+@pytest.mark.parametrize(
+    ("cell", "neural", "broken"),
+    [
+        ((4, 20.0), {"outliers": 0.101}, "outliers <= 0.1"),
+        ((4, 0.0), {"cpu_ms_per_scene": 20.5}, "cpu_ms_per_scene <= 20"),
+        ((3, -5.0), {"outliers": 0.016}, "outliers <= 1 x multistart"),
+        ((1, -5.0), {"median": 0.1}, "median < 1 x nomp"),
+        ((2, 10.0), {"outliers_less_nomp_interval": [0.001, 0.01]}, "outliers_less_nomp <= 0"),
+    ],
+)
+def test_limits_of_data_symbols_are_broken_one_by_one(limits, cell, neural, broken):
+    good = limits.verdict(rows(*cell), limits.DATA_LIMITS)
+    assert good["holds"] is True
+    said = limits.verdict(rows(*cell, **neural), limits.DATA_LIMITS)
+    failing = [one["limit"] for one in said["limits"] if not one["holds"]]
+    assert any(broken in one for one in failing)

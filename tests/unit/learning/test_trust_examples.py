@@ -8,7 +8,7 @@ import torch
 
 from musicnet.estimation import posterior
 from musicnet.estimation.clues import N_CLUES, Clues
-from musicnet.estimation.found import Found
+from musicnet.estimation.found import Found, at_places
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.problem import compress
@@ -406,3 +406,30 @@ def test_mixed_precision_trains_it_as_well(precision, make_module, make_trainer)
     trainer.fit(net, data)
     assert math.isfinite(float(trainer.callback_metrics["val/trust"]))
     assert any(not torch.equal(before[name], after) for name, after in trust_of(net).items())
+
+
+def test_data_symbols_are_judged_by_their_own_law(monkeypatch):
+    """The likeliest powers and places go together: the truth is right, and what is moved is not."""
+    scene = replace(SCENE, symbols="data")
+    heard, truth = draw_blocks(scene, [0, 1], N_SCENES, "cpu", 0, "trust", 0)
+    seen = []
+
+    def first_answer(problem, dictionary, n_sources):
+        seen.append(problem.log_powers)
+        best = at_places(problem, plain_truth(problem, truth).parameters, truth.resolved)
+        refined = refine(problem, best.parameters, best.present, 10)
+        parameters = refined.parameters.clone()
+        u = parameters[:, :4, 0, 0]
+        parameters[:, :4, 0, 0] = torch.where(u > 0, -0.7, 0.7)
+        return at_places(problem, parameters, truth.resolved)
+
+    monkeypatch.setattr(module, "first_answer", first_answer)
+    first, second = trust_examples(heard, truth, scene.sources, scene.region, is_data=True)
+    assert seen == [Loudness.of(scene.sources).log_powers]
+    assert first.right[:, 4:][first.clues.present[:, 4:]].all()
+    # a source that is hardly heard at all may be anywhere
+    assert first.right[:, :4, 0].float().mean() < 0.3
+    there = first.right & first.clues.present
+    assert first.squared_errors[there].isfinite().float().mean() > 0.8
+    # one scene in sixteen is looked at again all the same
+    assert second.clues.present.shape[0] >= 4

@@ -8,7 +8,7 @@ import torch
 from musicnet.networks import pretrained as module
 from musicnet.networks.fitting import choose, find_weights, fits
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
-from musicnet.networks.pretrained import Pretrained, save_pretrained
+from musicnet.networks.pretrained import Pretrained, load_shipped, save_pretrained, shipped
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.imperfections import Imperfections
 from musicnet.scene.scene import Scene
@@ -100,6 +100,18 @@ def test_pilots_are_one_block(surface_scene):
     assert reason(surface_scene, heard_in(other)) == (
         "got blocks=2, it was trained for 1 (pilot symbols); got operators=2, it was trained for 1"
     )
+
+
+@pytest.mark.parametrize("symbols", ["pilot", "data"])
+def test_pilots_and_data_do_not_fit_each_other(surface_scene, symbols):
+    """As many numbers from the same surface, in one block or in one for each code."""
+    scenes = {kind: replace(surface_scene, symbols=kind) for kind in ("pilot", "data")}
+    own = scenes.pop(symbols)
+    (other,) = scenes.values()
+    assert reason(own, heard_in(own)) is None
+    said = reason(own, heard_in(other))
+    n_own, n_other = own.n_blocks, other.n_blocks
+    assert f"got blocks={n_other}, it was trained for {n_own} ({symbols} symbols)" in said
 
 
 def test_what_was_heard_behind_a_surface_does_not_fit_an_array():
@@ -194,3 +206,11 @@ def test_without_any_shipped_a_name_says_so(ship):
     ship()
     with pytest.raises(ValueError, match="none ships with this version"):
         find_weights("ris")
+
+
+@pytest.mark.parametrize("name", ["ris", "ris_data_symbols"])
+def test_shipped_weights_are_chosen_by_how_symbols_are_sent(name):
+    own = load_shipped(shipped()[name])
+    chosen = choose(heard_in(own.scene), own.scene.region)
+    assert chosen is not None
+    assert chosen.name == name
