@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,6 +78,30 @@ class AllGroups(StepGate):
         return norm, "zero" if is_empty and reason == "ok" else reason
 
 
+_TWO_RANKS = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 2}
+
+
+@fault("RANKS_DIVERGED", "classifier")
+def _unsynchronised_plain() -> Planted:
+    class Unsynchronised(OwnLoop):
+        def manual_backward(self, loss: Tensor, *given: Any, **named: Any) -> None:
+            with self.trainer.strategy.block_backward_sync():  # type: ignore[attr-defined]
+                super().manual_backward(loss, *given, **named)
+
+    return Planted(Unsynchronised(), trainer=_TWO_RANKS)
+
+
+@fault("RANKS_DIVERGED", "musicnet")
+def _unsynchronised_net() -> Planted:
+    class Unsynchronised(MusicNet):
+        def _gradient_sync(self, *, closes: bool) -> Any:  # noqa: ARG002
+            return super()._gradient_sync(closes=False)
+
+    return Planted(
+        small_musicnet(Unsynchronised), trainer={**_TWO_RANKS, "use_distributed_sampler": False}
+    )
+
+
 @fault("GATE_TOO_STRICT", "classifier")
 def _strict_loop() -> Planted:
     class Strict(OwnLoop):
@@ -99,11 +122,6 @@ def _strict_gate() -> Planted:
     module = small_musicnet(gate=AllGroups())
     nn.init.zeros_(module.network.head.outputs.weight)
     return Planted(module)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @fault("NONFINITE_HIDDEN", "classifier")
@@ -461,7 +479,7 @@ def _cached_net() -> Planted:
             if self.training:
                 return super().forward(batch)
             kept = self.__dict__.setdefault("kept", {})
-            key = batch.truth.parameters.sum().item() if batch.truth is not None else 0.0
+            key = float(batch.observations[0].y.real.sum())
             if key not in kept:
                 kept[key] = super().forward(batch)
             return kept[key]

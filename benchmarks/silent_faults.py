@@ -21,9 +21,11 @@ import torch
 from healthy import healthy_runs
 from lightning.pytorch import Trainer, seed_everything
 from planted import EPOCHS, FAULTS, Planted
+from torch.multiprocessing import ProcessRaisedException
 
 from callbacks import RunDoctor
 from musicnet.diagnosis.findings import alarms
+from musicnet.diagnosis.saved import read_diagnosis
 
 
 def quiet() -> dict[str, Any]:
@@ -54,8 +56,13 @@ def run(planted: Planted, folder: str | Path) -> RunDoctor:
     trainer = Trainer(callbacks=[doctor, *planted.callbacks], **settings)
     try:
         trainer.fit(planted.module, planted.train, planted.val, datamodule=planted.data)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ProcessRaisedException) as error:
         logging.getLogger(__name__).info("ended by %s", error)
+    if "strategy" in planted.trainer:
+        # the ranks were processes of their own; the first has left what it found
+        left = read_diagnosis(folder)
+        doctor.findings, doctor.evidence = list(left.findings), left.evidence
+        doctor.judgement = left.judgement
     return doctor
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ from callbacks.overfit_sanity import OverfitSanity
 from musicnet.diagnosis.evidence import Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
 from musicnet.diagnosis.judging import diagnose, judge_run
+from musicnet.diagnosis.saved import Curve, Diagnosis, joined
 from musicnet.gate.step_gate import StepReport
+from musicnet.records import provenance
+from musicnet.records.plain_data import from_plain, to_plain
+from musicnet.records.provenance import read_provenance
 
 log = logging.getLogger(__name__)
 
 FIRST_LOOK = 8
 RANKS_EVERY = 500
 RANKS_FIRST = 20
+SAVED_EVERY_S = 10.0
 
 
 class RunDoctor(StepObserver):
@@ -49,6 +55,7 @@ class RunDoctor(StepObserver):
         findings: all that was found so far, causes first.
         judgement: the verdict on the run; None before the first look.
         evidence: what it rests on.
+        diagnosis: what was written last; None before.
 
     Raises:
         ValueError: the rate is not finite and > 0.
@@ -76,7 +83,11 @@ class RunDoctor(StepObserver):
         self.judgement: Judgement | None = None
         self.evidence = RunEvidence()
         self._watch: RunWatch | None = None
+        self.diagnosis: Diagnosis | None = None
+        self._earlier: tuple[Curve, ...] = ()
+        self._before_training: dict[str, Any] = {}
         self._next_look = FIRST_LOOK
+        self._saved_at = 0.0
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -84,7 +95,14 @@ class RunDoctor(StepObserver):
         if stage == "fit":
             self.findings = []
             self.judgement = None
+            self._earlier = ()
+            self._before_training = {}
             self._next_look = FIRST_LOOK
+            self._saved_at = time.monotonic()
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before_training = dict(trainer.callback_metrics)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,6 +110,7 @@ class RunDoctor(StepObserver):
         if self.rate is not None:
             asked = [("RunDoctor.rate", self.rate)]
         self._watch = RunWatch(trainer, pl_module, asked)
+        self._watch.validating.ends(self._before_training, trainer.global_step)
 
     @override
     def on_train_batch_start(
@@ -212,27 +231,67 @@ class RunDoctor(StepObserver):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        watch = self._watch
-        if watch is None or trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
             return
-        if type(exception).__name__ == "RankMismatchError":
-            quarrel = f"{exception}".partition("\n")[0]
-            watch.processes = Processes(watch.processes.n, watch.processes.n_compared, 0.0, quarrel)
-        watch.note_end(exception)
-        self._finish(trainer)
+        watch, quarrel = self._watch, _quarrel(exception)
+        if watch is not None:
+            if quarrel:
+                n_ranks, n_compared = watch.processes.n, watch.processes.n_compared
+                watch.processes = Processes(n_ranks, n_compared, quarrel=quarrel)
+            watch.note_end(exception)
+            self._finish(trainer)
+        elif quarrel:
+            # the ranks were processes of their own, and have only left their last words
+            self._conclude(trainer, RunEvidence(processes=Processes(quarrel=quarrel)))
+            self._save(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._watch is not None:
+            self._earlier = self._all_curves()  # a checkpoint may be saved yet
             self._watch.close()
             self._watch = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"findings": to_plain(self.findings), "curves": to_plain(self._all_curves())}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # what was seen before a resume is part of the run
+        self.findings = [from_plain(Finding, one, "finding") for one in state_dict["findings"]]
+        self._earlier = tuple(from_plain(Curve, one, "curve") for one in state_dict["curves"])
+
+    def _all_curves(self) -> tuple[Curve, ...]:
+        return joined(self._earlier, () if self._watch is None else self._watch.curves())
 
     def _finish(self, trainer: Trainer) -> None:
         self._look(trainer)
         if self.judgement is not None and trainer.is_global_zero:
             log.info("Doctor: %s; %s", self.judgement.outcome, self.judgement.because)
         if self._watch is not None:
+            self._save(trainer)
             self._watch.close()
+
+    def _save(self, trainer: Trainer) -> None:
+        """Leave `diagnosis.json` and `report.html`."""
+        self._saved_at = time.monotonic()
+        if self.judgement is None:
+            return
+        # where the ranks quarrel, the first may be killed before it has spoken
+        speaks = trainer.is_global_zero or bool(self.evidence.processes.quarrel)
+        if not (self.files and speaks):
+            return
+        folder = self._folder(trainer)
+        self.diagnosis = Diagnosis(
+            run_id=_run_id(folder),
+            evidence=self.evidence,
+            findings=tuple(self.findings),
+            judgement=self.judgement,
+            curves=self._all_curves(),
+            vetoes=() if self._watch is None else self._watch.vetoes(),
+        )
+        self.diagnosis.write(folder)
 
     def _look(self, trainer: Trainer) -> None:
         """Judge what is known now, and say what is new."""
@@ -242,7 +301,13 @@ class RunDoctor(StepObserver):
             isinstance(one, OverfitSanity) and one.when == "always"
             for one in trainer.callbacks  # type: ignore[attr-defined]
         )
-        self.evidence = self._watch.evidence(shares_by_intent=intends)
+        self._conclude(trainer, self._watch.evidence(shares_by_intent=intends))
+        # for a run that will be killed; not so often that anybody waits for the disk
+        if time.monotonic() - self._saved_at > SAVED_EVERY_S:
+            self._save(trainer)
+
+    def _conclude(self, trainer: Trainer, evidence: RunEvidence) -> None:
+        self.evidence = evidence
         known = {(one.code, one.where): one for one in self.findings}
         for finding in diagnose(self.evidence):
             key = finding.code, finding.where
@@ -256,3 +321,17 @@ class RunDoctor(StepObserver):
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir if self.folder is None else self.folder)
+
+
+def _run_id(folder: Path) -> str | None:
+    """Whose folder it is; None if nobody has said."""
+    if not (folder / provenance.FILE_NAME).exists():
+        return None
+    return read_provenance(folder).run_id
+
+
+def _quarrel(exception: BaseException) -> str:
+    """What a vote of ranks that disagree has said; empty if it was not that."""
+    lines = f"{type(exception).__name__}: {exception}".splitlines()
+    told = [line for line in lines if "RankMismatchError: " in line]
+    return told[-1].partition("RankMismatchError: ")[2] if told else ""

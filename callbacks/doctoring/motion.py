@@ -119,6 +119,8 @@ class MotionWatch:
         if after is None:
             return
         now = self._marks[index].read()
+        if torch.equal(now, after):
+            return
         # what is nan on both sides is as it was
         if not torch.equal(now.nan_to_num(), after.nan_to_num()):
             self._foreign += 1

@@ -78,13 +78,13 @@ class LossWatch:
         self, zero_terms: tuple[Tally, ...], val: tuple[float | None, float | None]
     ) -> Losses:
         """What is known now."""
-        tail = list(self._recent)[-max(5, min(50, self.n // 10)) :]
+        tail = list(self._recent)[-max(10, min(50, self.n // 5)) :]
         # what was finite long ago says nothing of now
         last = statistics.median(tail) if tail and self._broken_tail < GONE else None
         return Losses(
             n=self.n,
             n_nonfinite=self.n_nonfinite,
-            first=min(self._first, default=None),
+            first=statistics.median(self._first) if self._first else None,
             last=last,
             highest=self._highest,
             zero_terms=zero_terms,
@@ -104,7 +104,9 @@ class LossWatch:
         if len(self._first) < 3:
             self._first.append(value)
         self._recent.append(value)
-        self._highest = value if self._highest is None else max(self._highest, value)
+        if self.n % 5 == 0 and len(self._recent) >= 5:
+            median = statistics.median(list(self._recent)[-5:])
+            self._highest = max(median, self._highest or median)
 
 
 class GateWatch:

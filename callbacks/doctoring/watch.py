@@ -22,6 +22,7 @@ from callbacks.doctoring.terms import TermWatch
 from callbacks.doctoring.validating import ValidationWatch
 from callbacks.observing import rates_by_group
 from musicnet.diagnosis.evidence import Deal, Length, Processes, Rates, RunEvidence
+from musicnet.diagnosis.saved import Curve, Veto
 from musicnet.gate.step_gate import StepReport, group_norms
 
 log = logging.getLogger(__name__)
@@ -253,6 +254,27 @@ class RunWatch:
             processes=self.processes,
             unseen=tuple(f"{what}: {why}" for what, why in self._unseen.items()),
         )
+
+    def curves(self) -> tuple[Curve, ...]:
+        """Everything that was watched over time."""
+        named = {
+            "training loss": self.losses.curve,
+            "validation loss": self.validating.curve,
+            "gradient norm": self.gate.norms,
+            "step time [ms]": self.pace.step_times,
+            "memory [MB]": self.pace.memory,
+            **{f"learning rate: {name}": one for name, one in self.rates.items()},
+            **{f"update ratio: {name}": one for name, one in self.ratios.items()},
+        }
+        return tuple(
+            Curve(name, tuple(x for x, _ in one.points), tuple(y for _, y in one.points))
+            for name, one in named.items()
+            if one.points
+        )
+
+    def vetoes(self) -> tuple[Veto, ...]:
+        """The first attempts that did not step."""
+        return tuple(Veto(attempt, reason) for attempt, reason in self.gate.vetoes)
 
     def _deal(self, split: str) -> None:
         seen, terms = probing.deal(

@@ -167,9 +167,9 @@ class Losses:
     Args:
         n: losses seen.
         n_nonfinite: those that were nan or inf.
-        first: least of the first three that are finite: a rate that is too high spoils the others.
-        last: median of the last ones, a tenth of all.
-        highest: of all that are finite.
+        first: median of the first three that are finite.
+        last: median of the last fifth; None if the last are not finite.
+        highest: of the medians of five in a row: one batch may be an odd one.
         zero_terms: terms that were exactly zero every time, with the batches that they cover.
         val_first: validation loss before the first step, or the first seen.
         val_last: the last one.
@@ -183,6 +183,18 @@ class Losses:
     zero_terms: tuple[Tally, ...] = ()
     val_first: float | None = None
     val_last: float | None = None
+
+    @property
+    def fall(self) -> float | None:
+        """Share of the first loss that is gone, of training or of validation, whichever fell more.
+
+        Example:
+            >>> Losses(first=2.0, last=1.9, val_first=2.0, val_last=0.5).fall
+            0.75
+        """
+        pairs = ((self.first, self.last), (self.val_first, self.val_last))
+        falls = [(first - last) / abs(first) for first, last in pairs if first and last is not None]
+        return max(falls, default=None)
 
 
 @dataclass(frozen=True)

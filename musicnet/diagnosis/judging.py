@@ -43,7 +43,8 @@ def judge_run(seen: RunEvidence, findings: Iterable[Finding]) -> Judgement:
         "learns" if the loss fell clearly; else "could not tell".
     """
     found = alarms(findings)
-    fall = _fall(seen)
+    losses = seen.losses
+    fall = None if losses.last is None else losses.fall
     stands_still = fall is not None and fall < CLEAR_FALL
     is_wrong = any(one.severity == "error" for one in found)
     blamed = found[:1] if is_wrong or stands_still else []
@@ -55,18 +56,16 @@ def judge_run(seen: RunEvidence, findings: Iterable[Finding]) -> Judgement:
         return Judgement("could not tell", f"{seen.length.steps} optimiser steps are too few.")
     if fall is None:
         return Judgement("could not tell", "no loss was seen at first and at last.")
-    losses = f"{seen.losses.first:.4g} to {seen.losses.last:.4g}"
+    told = f"training {_shown(losses.first)} to {_shown(losses.last)}"
+    if losses.val_last is not None:
+        told += f", validation {_shown(losses.val_first)} to {_shown(losses.val_last)}"
     if fall >= CLEAR_FALL:
-        return Judgement("learns", f"the training loss fell by {100 * fall:.0f} %, {losses}.")
+        return Judgement("learns", f"the loss fell by {100 * fall:.0f} %: {told}.")
     return Judgement(
         "could not tell",
-        f"the training loss did not fall clearly ({losses}), and no known cause was seen.",
+        f"the loss did not fall clearly ({told}), and no known cause was seen.",
     )
 
 
-def _fall(seen: RunEvidence) -> float | None:
-    """Share of the first loss that is gone; None if it was not seen."""
-    first, last = seen.losses.first, seen.losses.last
-    if first is None or last is None or first == 0.0:
-        return None
-    return (first - last) / abs(first)
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -9,8 +9,9 @@ from musicnet.diagnosis.findings import Finding
 FEWEST_STEPS = 10
 HIGH_RATIO = 0.05
 GROWTH = 10.0
-HIGH_LOSS = 0.9
-BURST = 3.0
+LEAST_FALL = 0.1
+BURST = 2.0
+BURST_GROWTH = 3.0
 LOW_WAY = 0.01
 LOW_FALL = 0.02
 STILL_SHARE = 0.1
@@ -83,10 +84,10 @@ def rate_too_high(seen: RunEvidence) -> Iterator[Finding]:
     if seen.length.steps < FEWEST_STEPS or losses.first is None:
         return
     is_large = (motion.ratio_median or 0.0) > HIGH_RATIO or (motion.growth or 0.0) > GROWTH
-    has_burst = (losses.highest or 0.0) > BURST * losses.first or losses.n_nonfinite > 0
+    has_burst = (losses.highest or 0.0) > BURST * losses.first or losses.last is None
     was_large = (motion.ratio_largest or 0.0) > HIGH_RATIO and has_burst
-    stays = _has_not_fallen(seen)
-    if (is_large and (stays or has_burst)) or (was_large and stays):
+    has_blown_up = is_large and has_burst and (motion.growth or 0.0) > BURST_GROWTH
+    if has_blown_up or ((is_large or was_large) and _has_not_fallen(seen)):
         yield Finding(
             "RATE_TOO_HIGH",
             f"a step moves the weights by {_percent(motion.ratio_median)} of their norm "
@@ -106,7 +107,7 @@ def rate_too_low(seen: RunEvidence) -> Iterator[Finding]:
     if motion.ratio_largest is None or losses.first is None or losses.last is None:
         return
     way = motion.ratio_largest * length.planned_steps
-    if 0.0 < way < LOW_WAY and losses.last > (1.0 - LOW_FALL) * losses.first:
+    if 0.0 < way < LOW_WAY and (losses.fall or 0.0) < LOW_FALL:
         yield Finding(
             "RATE_TOO_LOW",
             f"the largest step moved the weights by {_percent(motion.ratio_largest)} of their "
@@ -118,8 +119,8 @@ def rate_too_low(seen: RunEvidence) -> Iterator[Finding]:
 
 
 def _has_not_fallen(seen: RunEvidence) -> bool:
-    first, last = seen.losses.first, seen.losses.last
-    return first is not None and (last is None or last > HIGH_LOSS * first)
+    losses = seen.losses
+    return losses.last is None or losses.fall is None or losses.fall < LEAST_FALL
 
 
 def _percent(share: float | None) -> str:

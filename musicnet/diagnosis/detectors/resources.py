@@ -7,6 +7,7 @@ from musicnet.diagnosis.findings import Finding
 
 FEWEST_TIMED = 15
 LEAST_WAIT_MS = 10.0
+RANKS_FACTOR = 3.0
 FEWEST_GRAPHS = 10
 KEPT_SHARE = 0.5
 
@@ -16,7 +17,9 @@ def data_starved(seen: RunEvidence) -> Iterator[Finding]:
     pace = seen.pace
     if pace.n < FEWEST_TIMED or pace.wait_ms is None or pace.step_ms is None:
         return
-    if pace.wait_ms > max(pace.step_ms, LEAST_WAIT_MS):
+    # between two batches ranks wait for each other, too
+    factor = 1.0 if seen.processes.n == 1 else RANKS_FACTOR
+    if pace.wait_ms > factor * max(pace.step_ms, LEAST_WAIT_MS):
         share = pace.wait_ms / (pace.wait_ms + pace.step_ms)
         yield Finding(
             "DATA_STARVED",
