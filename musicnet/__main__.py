@@ -20,6 +20,7 @@ from musicnet.cli import (
 COMMANDS = {
     "localize": "musicnet.commands.localize",
     "evaluate": "musicnet.commands.evaluate",
+    "doctor": "musicnet.commands.doctor",
 }
 """Word -> module whose `run` takes what follows it."""
 
