@@ -14,12 +14,14 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from callbacks.doctoring import schedule_audit
+from callbacks.doctoring.pictures import picture_of
 from callbacks.doctoring.watch import RunWatch
 from callbacks.observing import StepObserver
 from callbacks.overfit_sanity import OverfitSanity
 from musicnet.diagnosis.evidence import Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
 from musicnet.diagnosis.judging import diagnose, judge_run
+from musicnet.diagnosis.report.page import Picture, write_report
 from musicnet.diagnosis.saved import Curve, Diagnosis, joined
 from musicnet.gate.step_gate import StepReport
 from musicnet.records import provenance
@@ -32,6 +34,7 @@ FIRST_LOOK = 8
 RANKS_EVERY = 500
 RANKS_FIRST = 20
 SAVED_EVERY_S = 10.0
+STEPS_FOR_PICTURE = 50
 
 
 class RunDoctor(StepObserver):
@@ -40,7 +43,8 @@ class RunDoctor(StepObserver):
     In any project, under manual or automatic optimisation; with a `StepGate` it knows more. What
     goes by in every step is nearly free; at validations and at the end it evaluates one batch a
     few times. The weights are the same to the last bit with and without it. docs/diagnosis.md has
-    all that it can find.
+    all that it can find. A module may have a method `report_picture()` that gives the bytes of a
+    PNG or SVG file, its kind (`image/png`), and what it shows in words, or None.
 
     What bad looks like: a warning that begins with a code, such as `GRAPH_DETACHED in backbone`.
 
@@ -225,7 +229,7 @@ class RunDoctor(StepObserver):
         if self._watch is not None:
             self._watch.compare_ranks()
             self._watch.probe(last=True)
-            self._finish(trainer)
+            self._finish(trainer, pl_module)
 
     @override
     def on_exception(
@@ -239,11 +243,12 @@ class RunDoctor(StepObserver):
                 n_ranks, n_compared = watch.processes.n, watch.processes.n_compared
                 watch.processes = Processes(n_ranks, n_compared, quarrel=quarrel)
             watch.note_end(exception)
-            self._finish(trainer)
+            self._finish(trainer, pl_module)
         elif quarrel:
             # the ranks were processes of their own, and have only left their last words
             self._conclude(trainer, RunEvidence(processes=Processes(quarrel=quarrel)))
             self._save(trainer)
+            self._report(trainer, pl_module)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -265,16 +270,37 @@ class RunDoctor(StepObserver):
     def _all_curves(self) -> tuple[Curve, ...]:
         return joined(self._earlier, () if self._watch is None else self._watch.curves())
 
-    def _finish(self, trainer: Trainer) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
         if self.judgement is not None and trainer.is_global_zero:
             log.info("Doctor: %s; %s", self.judgement.outcome, self.judgement.because)
         if self._watch is not None:
+            picture = None
+            if self._watch.steps >= STEPS_FOR_PICTURE and trainer.is_global_zero:
+                picture = self._watch.tried("picture", lambda: picture_of(pl_module))
             self._save(trainer)
+            self._report(trainer, pl_module, picture)
             self._watch.close()
 
+    def _report(
+        self, trainer: Trainer, pl_module: LightningModule, picture: Picture | None = None
+    ) -> None:
+        """Leave the page, if the rest was left."""
+        if self.diagnosis is None:
+            return
+        folder = self._folder(trainer)
+        has_origin = (folder / provenance.FILE_NAME).exists()
+        write_report(
+            folder,
+            self.diagnosis,
+            title=f"{type(pl_module).__name__}, run {self.diagnosis.run_id or folder.name}",
+            origin=read_provenance(folder) if has_origin else None,
+            config=_config_text(folder, pl_module),
+            picture=picture,
+        )
+
     def _save(self, trainer: Trainer) -> None:
-        """Leave `diagnosis.json` and `report.html`."""
+        """Leave `diagnosis.json`."""
         self._saved_at = time.monotonic()
         if self.judgement is None:
             return
@@ -335,3 +361,11 @@ def _quarrel(exception: BaseException) -> str:
     lines = f"{type(exception).__name__}: {exception}".splitlines()
     told = [line for line in lines if "RankMismatchError: " in line]
     return told[-1].partition("RankMismatchError: ")[2] if told else ""
+
+
+def _config_text(folder: Path, module: LightningModule) -> str | None:
+    """The configuration of the run, else the hyper-parameters of the module."""
+    path = folder / "config.yaml"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    return "\n".join(f"{key}: {value}" for key, value in module.hparams.items()) or None

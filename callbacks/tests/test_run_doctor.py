@@ -77,9 +77,14 @@ def test_a_look_inside_leaves_no_trace(training: bool) -> None:
 
 def test_a_look_that_fails_leaves_no_trace_either() -> None:
     module = Stateful()
-    with pytest.raises(ZeroDivisionError), undisturbed(module):
-        module(torch.randn(8, 3))
-        raise ZeroDivisionError
+
+    def look() -> None:
+        with undisturbed(module):
+            module(torch.randn(8, 3))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        look()
     assert (module.calls, module.seen) == (0, [])
     assert not hasattr(module, "late")
 

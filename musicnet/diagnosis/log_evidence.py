@@ -9,6 +9,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from musicnet.diagnosis.evidence import (
@@ -164,7 +165,7 @@ def _validation(epochs: Sequence[Row]) -> Validation:
     ]
     figures = [(step, values) for step, values in figures if values]
     equal = 1 if figures else 0
-    for (before, old), (step, new) in zip(figures, figures[1:], strict=False):
+    for (before, old), (step, new) in pairwise(figures):
         equal = equal + (step != before) if old == new else 1
     key, value = next(iter(figures[-1][1].items()), ("", "")) if figures else ("", "")
     return Validation(n=len(figures), equal=equal, figure=f"{key} = {value}" if key else "")

@@ -21,6 +21,7 @@ from musicnet.learning.batches import SceneBatch
 from musicnet.learning.evaluation import evaluation_metrics
 from musicnet.learning.losses import LossTerm, loss_terms
 from musicnet.learning.phases import Phase, check_phases, joint, phase_index
+from musicnet.learning.picture import spectrum_picture
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
 from musicnet.networks.judge import Judge
@@ -184,6 +185,10 @@ class MusicNet(GatedModule):
         truth = _known(batch)
         dealt = Sources(truth.parameters.roll(shift, 0), truth.resolved.roll(shift, 0))
         return replace(batch, truth=dealt)
+
+    def report_picture(self) -> tuple[bytes, str, str] | None:
+        """What the network makes of one scene, for the report of the run."""
+        return spectrum_picture(self.network, self.scene)
 
     def _image(self, batch: SceneBatch) -> Float[Tensor, "scene v u map"]:
         image = self._images.get(batch)

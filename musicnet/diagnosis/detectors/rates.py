@@ -124,7 +124,9 @@ def _has_not_fallen(seen: RunEvidence) -> bool:
 
 
 def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{100 * share:.2g} %"
+    if share is None:
+        return "an unknown share"
+    return f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.2g} %"
 
 
 def _loss(value: float | None) -> str:

@@ -1,10 +1,12 @@
 """Every detector against records made by hand: beyond its line, and just before it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from musicnet.diagnosis.codes import CODES
+from musicnet.diagnosis.codes_page import page
 from musicnet.diagnosis.detectors import DETECTORS
 from musicnet.diagnosis.evidence import (
     Deal,
@@ -203,3 +205,8 @@ def test_a_loss_that_stands_still_for_no_known_reason_is_said_so() -> None:
 def test_a_finding_is_checked(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Finding(*arguments)
+
+
+def test_the_page_of_codes_is_up_to_date() -> None:
+    docs = Path(__file__).parents[3] / "docs" / "diagnosis.md"
+    assert docs.read_text(encoding="utf-8") == page().rstrip("\n") + "\n"
