@@ -48,7 +48,8 @@ def run(argv: Sequence[str]) -> int:
             raise ValueError("one run, or --compare with two: got both or neither. See --help.")
         asked = _asked(arguments)
         if arguments.compare:
-            return _compare(*(_read(folder, asked) for folder in folders), arguments.json)
+            first, second = (_read(folder, asked) for folder in folders)
+            return _compare(first, second, arguments.json)
         answer = _read(folders[0], asked)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -135,8 +136,8 @@ def _compare(first: Reading | str, second: Reading | str, output: str | None) ->
     ]
     width = max(len(row[0]) for row in rows)
     lines = [f"{name:<{width}}  {left:<42}  {right}".rstrip() for name, left, right in rows]
-    tree = {"format": "musicnet.doctor/1", "runs": [dumped(one) for one in readings], "rows": rows}
-    _tell(tree, lines, output)
+    runs = [dumped(one) for one in readings]
+    _tell({"format": "musicnet.doctor/1", "runs": runs, "rows": rows}, lines, output)
     return 0
 
 

@@ -85,7 +85,7 @@ def _gating(asked: Sequence[Row], vetoes: Sequence[Row]) -> Gating:
         if row.get("reason") not in ("nonfinite", "scaler", "other_rank")
         and _is_positive(row.get("grad_norm"))
     ]
-    scales = [float(row["loss_scale"]) for row in asked if _is_positive(row.get("loss_scale"))]
+    scales = [scale for row in asked if (scale := _scale(row)) is not None]
     ratios = [1.0 / row["clip_coef"] for row in asked if _is_positive(row.get("clip_coef"))]
     reasons = Counter(_reason(row, before) for row, before in _with_scale(asked))
     reasons.pop("", None)
@@ -109,19 +109,24 @@ def _gating(asked: Sequence[Row], vetoes: Sequence[Row]) -> Gating:
 
 def _with_scale(asked: Sequence[Row]) -> Iterable[tuple[Row, float | None]]:
     """Every attempt with the loss scale that it found."""
-    before = None
+    before: float | None = None
     for row in asked:
         yield row, before
-        scale = row.get("loss_scale")
-        before = float(scale) if _is_positive(scale) else before
+        scale = _scale(row)
+        before = before if scale is None else scale
+
+
+def _scale(row: Row) -> float | None:
+    scale: Any = row.get("loss_scale")
+    return float(scale) if _is_positive(scale) else None
 
 
 def _reason(row: Row, scale_before: float | None) -> str:
     """Why a row did not step; empty if it did."""
     if row["event"] == "step":
         return ""
-    scale = row.get("loss_scale")
-    backed_off = _is_positive(scale) and (scale_before is None or scale < scale_before)
+    scale = _scale(row)
+    backed_off = scale is not None and (scale_before is None or scale < scale_before)
     return "overflow" if backed_off else str(row.get("reason"))
 
 
