@@ -9,6 +9,14 @@ from callbacks.gradient_norm import GradientNorm
 from callbacks.learning_rates import LearningRates
 from callbacks.overfit_sanity import OverfitSanity
 from callbacks.parameter_delta import ParameterDelta
+from callbacks.run_doctor import RunDoctor
 from callbacks.run_log import RunLog
 
-__all__ = ["GradientNorm", "LearningRates", "OverfitSanity", "ParameterDelta", "RunLog"]
+__all__ = [
+    "GradientNorm",
+    "LearningRates",
+    "OverfitSanity",
+    "ParameterDelta",
+    "RunDoctor",
+    "RunLog",
+]

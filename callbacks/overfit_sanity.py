@@ -10,7 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.observing import StepObserver, parameters_by_group, total_norm
-from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, judge
+from musicnet.diagnosis.findings import Finding, alarms
+from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, because, judge
 from musicnet.gate.step_gate import StepReport, group_norms
 from musicnet.records import provenance
 from musicnet.records.plain_data import to_plain
@@ -30,7 +31,8 @@ class OverfitSanity(StepObserver):
     that was not seen, and any exception, makes the verdict unknown, and so does a missed bar when
     the run was stopped before its time.
 
-    What bad looks like: each reason says which bar was missed, and by how much.
+    What bad looks like: each reason says which bar was missed, and by how much; where a
+    `RunDoctor` stands before this callback, the first reason is its first finding.
 
     Args:
         loss: key of the loss on the trained samples in eval mode, over all terms of the end.
@@ -230,6 +232,8 @@ class OverfitSanity(StepObserver):
             seconds=seconds_since_start(),
             run_id=_run_id(folder),
         )
+        if self.verdict.verdict != "pass":
+            self.verdict = because(self.verdict, _first_findings(trainer))
         if not trainer.is_global_zero:
             return
         self.verdict.write(folder)
@@ -297,6 +301,12 @@ def _run_id(folder: Path) -> str | None:
 
 def _with_tuples(verdict: dict[str, Any]) -> dict[str, Any]:
     return verdict | {"reasons": tuple(verdict["reasons"])}
+
+
+def _first_findings(trainer: Trainer) -> list[Finding]:
+    """What a doctor has found, if one watches this run."""
+    watching = (getattr(one, "findings", None) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((alarms(found) for found in watching if isinstance(found, list)), [])
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "musicnet.commands.inspect",
     "convert": "musicnet.commands.convert",
     "export": "musicnet.commands.export",
+    "doctor": "musicnet.commands.doctor",
 }
 """Word -> module whose `run` takes what follows it."""
 

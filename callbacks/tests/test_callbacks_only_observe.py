@@ -7,7 +7,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from callbacks import GradientNorm, LearningRates, OverfitSanity, ParameterDelta, RunLog
+from callbacks import (
+    GradientNorm,
+    LearningRates,
+    OverfitSanity,
+    ParameterDelta,
+    RunDoctor,
+    RunLog,
+)
 
 
 def all_callbacks() -> list[Callback]:
@@ -17,6 +24,7 @@ def all_callbacks() -> list[Callback]:
         LearningRates(every_n=3),
         OverfitSanity(),
         RunLog(every_n=1),
+        RunDoctor(),
     ]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks import OverfitSanity
+from callbacks import OverfitSanity, RunDoctor
 from musicnet.diagnosis.verdict import Verdict
 from musicnet.gate.schedules import Schedule
 from musicnet.records.provenance import collect_provenance
@@ -241,3 +241,19 @@ def test_a_still_model_after_a_resume_is_said_to_be_still_since_then(
     judge = OverfitSanity(min_loss_drop=0.1)
     fit(gated(), Still(), judge, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
     assert "no parameter moved in 8 steps since the resume" in judge.verdict.reasons
+
+
+def test_where_a_doctor_watches_its_first_finding_is_the_first_reason(gated, fit) -> None:
+    module = gated()
+    module.backbone.register_forward_hook(lambda *seen: seen[-1].detach())
+    judge = OverfitSanity(min_loss_drop=0.999)
+    fit(module, RunDoctor(), judge, max_epochs=4)
+    assert judge.verdict.verdict == "fail"
+    assert judge.verdict.reasons[0].startswith("GRAPH_DETACHED in backbone: no gradient")
+    assert len(judge.verdict.reasons) > 1
+
+
+def test_a_run_that_passes_has_no_reason_whatever_a_doctor_says(gated, fit) -> None:
+    judge = OverfitSanity(min_loss_drop=0.5)
+    fit(gated(), RunDoctor(rate=0.123), judge, max_epochs=20)
+    assert (judge.verdict.verdict, judge.verdict.reasons) == ("pass", ())

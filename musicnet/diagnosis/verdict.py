@@ -6,11 +6,12 @@ There are three verdicts. `pass`: every bar was met. `fail`: all was seen, and a
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from musicnet.diagnosis.findings import Finding
 from musicnet.records.atomic_files import write_json
 
 FILE_NAME = "verdict.json"
@@ -196,6 +197,23 @@ def judge(evidence: Evidence, bars: Bars, *, seconds: float, run_id: str | None)
         seconds=round(seconds, 2),
         run_id=run_id,
     )
+
+
+def because(verdict: Verdict, findings: Sequence[Finding]) -> Verdict:
+    """The verdict with the cause that a doctor has found before the bars that were missed.
+
+    Example:
+        >>> seen = Evidence(steps=10, delta_total=1.0)
+        >>> bars = Bars(min_loss_drop=None, min_recall=0.9)
+        >>> verdict = judge(seen, bars, seconds=1.0, run_id=None)
+        >>> because(verdict, [Finding("GROUP_FROZEN", "off.", "backbone")]).reasons
+        ('GROUP_FROZEN in backbone: off.', 'recall is None')
+    """
+    if not findings:
+        return verdict
+    first = findings[0]
+    place = f" in {first.where}" if first.where else ""
+    return replace(verdict, reasons=(f"{first.code}{place}: {first.evidence}", *verdict.reasons))
 
 
 def _doubts(evidence: Evidence, bars: Bars) -> Iterator[str]:

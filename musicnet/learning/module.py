@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
@@ -31,6 +32,7 @@ from musicnet.learning.phases import (
     phase_index,
     weighs,
 )
+from musicnet.learning.picture import spectrum_picture
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
 from musicnet.networks.judge import Judge
@@ -129,10 +131,11 @@ class MusicNet(GatedModule):
 
     @override
     def compute_loss(self, batch: SceneBatch, batch_idx: int) -> dict[str, Tensor]:
-        """The objective of the present phase, and the total of the final one."""
+        """The terms, the objective of the present phase, and the total of the final one."""
         draws = any(weighs(self.phases, term) for term in SPECTRUM_TERMS)
         terms = self._terms(self(batch) if draws else None, batch)
         return {
+            **terms,
             "loss": self.phases[self.phase_index].total(terms),
             "total": self.phases[-1].total(terms),
         }
@@ -185,6 +188,22 @@ class MusicNet(GatedModule):
         """Sources of each scene: as many as are known to be there, else those likelier than not."""
         n_sources = None if batch.truth is None else batch.truth.n_sources
         return self.network.decode(self(batch), n_sources)
+
+    def batch_inputs(self, batch: SceneBatch) -> Complex[Tensor, "scene value"]:
+        """What tells the scenes of a batch apart: a few values of each, for who compares them."""
+        heard = [one.y.flatten(0, 1).flatten(1) for one in batch.observations]
+        n_values = min(64, *(one.shape[1] for one in heard))
+        return torch.cat([one[:, :n_values] for one in heard])
+
+    def deal_labels(self, batch: SceneBatch, shift: int) -> SceneBatch:
+        """The batch with the sources of every scene at another: for who asks what labels matter."""
+        truth = _known(batch)
+        dealt = Sources(truth.parameters.roll(shift, 0), truth.resolved.roll(shift, 0))
+        return replace(batch, truth=dealt)
+
+    def report_picture(self) -> tuple[bytes, str, str] | None:
+        """What the network makes of one scene, for the report of the run."""
+        return spectrum_picture(self.network, self.scene)
 
     def _image(self, batch: SceneBatch) -> Float[Tensor, "scene v u map"]:
         image = self._images.get(batch)

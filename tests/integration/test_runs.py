@@ -67,7 +67,7 @@ def test_a_run_leaves_what_is_needed_to_know_and_repeat_it(finished_run: Path) -
     left = {path.name for path in finished_run.iterdir()}
     assert left == {
         *("config.yaml", "provenance.json", "train.log", "metrics.jsonl", "checkpoints"),
-        *("verdict.json", "outcome.json"),
+        *("verdict.json", "outcome.json", "diagnosis.json", "report.html"),
     }
     origin = read_provenance(finished_run)
     config = yaml.safe_load((finished_run / "config.yaml").read_text())

@@ -1,0 +1,1 @@
+"""One self-contained page per run: `report.html`, without any network."""
