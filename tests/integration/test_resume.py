@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,7 +295,7 @@ def faults(*campaigns: str, limit_s: int = 1200) -> list[str]:
     return [line for line in lines if ";" in line or line.startswith(("resume", "signals"))]
 
 
-def test_kills_signals_and_damage_are_outlived() -> None:
+def test_row_46_kills_signals_and_damage_are_outlived() -> None:
     """Real runs that are killed, or signalled twice in a row; writers that are killed."""
     said = faults(
         "resume --n 2 --chains 0 --kinds 1",
@@ -306,6 +307,37 @@ def test_kills_signals_and_damage_are_outlived() -> None:
         "signals: 4 of 4",
         "writing: 4 of 4; full disks 3 of 3; damaged files 40 of 40",
     ]
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_together_and_are_taken_up_together(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    """The signal reaches the first rank alone."""
+    words = [word for word in tiny if not word.startswith(("trainer=cpu", "data.init_args.n_sc"))]
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "data.init_args.n_scenes=64", *words]
+    words += ["data.init_args.passes_per_epoch=8", "trainer.max_epochs=6"]
+    words.remove("trainer.max_epochs=2")
+    command = [sys.executable, str(ROOT / "train.py"), *words, "resume=auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    said = tmp_path / "said.txt"
+
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        folder = f"trainer.default_root_dir={tmp_path / name}"
+        with said.open("ab") as out:
+            return subprocess.Popen([*command, folder], env=environment, stdout=out, stderr=out)
+
+    assert start("whole").wait(timeout=600) == 3
+    first = start("broken")
+    while not list(tmp_path.glob("broken/*/*/checkpoints/last.ckpt")):
+        assert first.poll() is None, said.read_text()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=600) == 128 + signal.SIGTERM, said.read_text()
+    assert start("broken").wait(timeout=600) == 3, said.read_text()
+    (whole,), (broken,) = tmp_path.glob("whole/overfit/*"), tmp_path.glob("broken/overfit/*")
+    assert same(state(broken), state(whole))
+    assert rows(broken) == rows(whole)
 
 
 @pytest.mark.slow
