@@ -316,8 +316,9 @@ def _along_circle(
     around = linearize(problem, circle.parameters(bearings), present)
     n = bearings.shape[-1]
     tangent = circle.parameters(bearings + 0.5 * math.pi)[..., :2]  # d(u, v)/db
-    gradient = around.gradient.unflatten(-1, (2, n))  # coordinate by coordinate
-    curvature = around.curvature.unflatten(-2, (2, n)).unflatten(-1, (2, n))
+    batch = present.shape[:-1]
+    gradient = around.gradient.reshape(*batch, 2, n)  # coordinate by coordinate
+    curvature = around.curvature.reshape(*batch, 2, n, 2, n)
     along_u, along_v = tangent.unbind(-1)
     slope = gradient[..., 0, :] * along_u + gradient[..., 1, :] * along_v
     rows = curvature[..., 0, :, :, :] * along_u[..., :, None, None]

@@ -139,5 +139,5 @@ def _variance(task: Task, circle: Circle, found: FoundBearings) -> Tensor:
     noise_power = problem.noise_power.double()
     surplus = found.cost.double() / (noise_power * n_free)
     widened = torch.where(surplus > 1.0 + _SURPRISE * n_free.rsqrt(), surplus, 1.0)
-    variance = inverse.diagonal(dim1=-2, dim2=-1) * (noise_power * widened)[..., None]
+    variance: Tensor = inverse.diagonal(dim1=-2, dim2=-1) * (noise_power * widened)[..., None]
     return variance.to(found.cost.dtype)

@@ -83,7 +83,7 @@ def localize_all(
     area = observation.region if region is None else region
     parts, places = [], []
     network = None
-    for operator in observation.operator_index.unique().tolist():
+    for operator in sorted(set(observation.operator_index.tolist())):
         index = (observation.operator_index == operator).nonzero().squeeze(-1)
         heard = Observation(
             observation.y[index],

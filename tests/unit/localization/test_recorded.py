@@ -86,3 +86,12 @@ def test_estimators_need_no_trainer():
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+def test_the_example_of_the_documentation_runs(monkeypatch, capsys):
+    root = Path(__file__).parents[3]
+    text = (root / "docs" / "observations.md").read_text(encoding="utf-8")
+    example = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(root)
+    exec(compile(example, "observations.md", "exec"), {})
+    assert "tensor" in capsys.readouterr().out

@@ -15,17 +15,26 @@ from musicnet.scene.scene import Scene
 SETTINGS = NetworkSettings(n_channels=4, dilations=(1,), n_v=3, n_u=7, n_rho=2)
 
 
-@pytest.fixture(params=["surface", "line"])
-def saved(request, tmp_path, surface_scene, line_scene):
-    scene: Scene = surface_scene if request.param == "surface" else line_scene
-    path = tmp_path / "own.safetensors"
+def save(folder, scene: Scene):
+    path = folder / "own.safetensors"
     save_pretrained(path, NeuralMusic(scene, SETTINGS), scene, SETTINGS, {"minutes": 1})
     return path
 
 
-def test_the_pipeline_is_a_program_for_any_number_of_scenes(saved, tmp_path, capsys):
+@pytest.fixture
+def saved(tmp_path, surface_scene):
+    return save(tmp_path, surface_scene)
+
+
+@pytest.fixture(params=["surface", pytest.param("line", marks=pytest.mark.slow)])
+def saved_of_each(request, tmp_path, surface_scene, line_scene):
+    """Pilots behind a surface; covariances of a line, with complex eigenvectors."""
+    return save(tmp_path, surface_scene if request.param == "surface" else line_scene)
+
+
+def test_the_pipeline_is_a_program_for_any_number_of_scenes(saved_of_each, tmp_path):
     """Eigenvectors of complex covariances included."""
-    target = tmp_path / "own.pt2"
+    saved, target = saved_of_each, tmp_path / "own.pt2"
     words = ["--weights", str(saved), "--to", "torch-export", "--output", str(target)]
     assert export.run(words) == 0
     kept = {exporting.DESCRIPTION: ""}
@@ -39,7 +48,8 @@ def test_the_pipeline_is_a_program_for_any_number_of_scenes(saved, tmp_path, cap
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0.0)
 
 
-def test_the_network_is_an_onnx_model(saved, tmp_path):
+def test_the_network_is_an_onnx_model(saved_of_each, tmp_path):
+    saved = saved_of_each
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -63,7 +73,7 @@ def test_safetensors_come_back(saved, tmp_path):
     assert target.read_bytes() == saved.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["torch-export", "onnx"])
+@pytest.mark.parametrize("kind", [pytest.param("torch-export", marks=pytest.mark.slow), "onnx"])
 def test_numbers_that_are_off_are_not_exported(kind, saved, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     target = tmp_path / "own.bin"
