@@ -24,6 +24,7 @@ from musicnet.localization.second_look import (
     look_again,
     refined_quickly,
 )
+from musicnet.localization.subspace_pursuit import pursue_chosen
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
@@ -52,6 +53,7 @@ class NeuralSearch:
         self.law = pretrained.scene.sources
         self.trust = pretrained.network.head.trust
         self.judge = pretrained.network.head.judge
+        self.choice = pretrained.network.head.choice
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
 
@@ -127,6 +129,8 @@ class NeuralSearch:
     def _answer(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
+        if self.choice is not None:
+            return _unjudged(pursue_chosen(self.choice, self.problem, counts))
         # a single snapshot has no symbols to weigh answers by
         if self.judge is not None and self.problem.n_snapshots > 1:
             return _unjudged(weigh(self.judge, self.problem, counts))

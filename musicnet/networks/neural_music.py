@@ -11,6 +11,7 @@ from musicnet.estimation.peaks import find_peaks
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
+from musicnet.networks.fit_choice import FitChoice
 from musicnet.networks.head import Head, PseudoSpectrum
 from musicnet.networks.image import image_of
 from musicnet.networks.trust import N_TRUST_HEADS
@@ -37,6 +38,8 @@ class NetworkSettings:
             without. It judges pilots behind a surface only.
         n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
             without. It weighs what an array heard of data symbols.
+        n_choice: features of the head that chooses which signal subspace is fitted; 0 goes
+            without. It chooses for an array that hears data symbols.
 
     Raises:
         ValueError: a size out of range.
@@ -49,6 +52,7 @@ class NetworkSettings:
     n_rho: int = 8
     n_trust: int = 0
     n_judge: int = 0
+    n_choice: int = 0
 
     def __post_init__(self) -> None:
         if self.n_channels < N_NORM_GROUPS or self.n_channels % N_NORM_GROUPS:
@@ -62,6 +66,8 @@ class NetworkSettings:
             )
         if self.n_judge < 0:
             raise ValueError(f"n_judge must be >= 0: got {self.n_judge}.")
+        if self.n_choice < 0:
+            raise ValueError(f"n_choice must be >= 0: got {self.n_choice}.")
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations must be at least 1: got {self.dilations}.")
         if min(self.n_v, self.n_u, self.n_rho) < 2:
@@ -100,8 +106,16 @@ class NeuralMusic(nn.Module):
         if settings.n_trust:
             _check_trust(scene, settings)
         if settings.n_judge:
-            _check_judge(scene, settings)
-        self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust, settings.n_judge)
+            _check_plain_data(scene, "judge weighs", f"n_judge={settings.n_judge}")
+        if settings.n_choice:
+            _check_plain_data(scene, "choice is about", f"n_choice={settings.n_choice}")
+        self.head = Head(
+            settings.n_channels,
+            self.grid.n_rho,
+            settings.n_trust,
+            settings.n_judge,
+            _choice(scene, settings),
+        )
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
         """Observation to pseudo-spectrum.
@@ -173,11 +187,18 @@ def _check_trust(scene: Scene, settings: NetworkSettings) -> None:
     Loudness.of(scene.sources)
 
 
-def _check_judge(scene: Scene, settings: NetworkSettings) -> None:
-    """Refuses a judge where it would have nothing to weigh."""
+def _choice(scene: Scene, settings: NetworkSettings) -> FitChoice | None:
+    if settings.n_choice == 0:
+        return None
+    return FitChoice(settings.n_choice, scene.sources.n_max, scene.n_snapshots)
+
+
+def _check_plain_data(scene: Scene, what: str, setting: str) -> None:
+    """Refuses a head where it would have nothing to say."""
     if scene.surface is not None or scene.symbols != "data":
         raise ValueError(
-            "the judge weighs what an array heard of data symbols: got "
-            f"n_judge={settings.n_judge} with symbols={scene.symbols!r} and "
-            f"{'no surface' if scene.surface is None else 'a surface'}. Set n_judge=0."
+            f"the {what} what an array heard of data symbols: got {setting} with "
+            f"symbols={scene.symbols!r} and "
+            f"{'no surface' if scene.surface is None else 'a surface'}. "
+            f"Set {setting.partition('=')[0]}=0."
         )
