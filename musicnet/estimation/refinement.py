@@ -1,5 +1,6 @@
 """From sources that are nearly right to the nearest best ones: batched Levenberg-Marquardt."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,13 @@ _FIRST_DAMPING, _LESS_DAMPING, _MORE_DAMPING = 1e-2, 0.3, 5.0
 # longest step, in radians of the aperture's ends against each other: about half a beamwidth
 _STEP_LIMIT = 1.75
 _TINY = 1e-30
+
+
+Model = Callable[
+    [Problem, Float[Tensor, "channel scene source 3"], Bool[Tensor, "channel scene source"]],
+    Linearization,
+]
+"""The cost around given sources, and how it changes as they move."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ def refine(
     parameters: Float[Tensor, "channel scene source 3"],
     present: Bool[Tensor, "channel scene source"],
     n_iterations: int,
+    model: Model = linearize,
 ) -> Refined:
     """Moves sources downhill, all scenes at once.
 
@@ -47,6 +56,7 @@ def refine(
         parameters: (u, v, rho) to start from; brought into the region first.
         present: slots that hold a source; the others may be anything finite.
         n_iterations: steps tried in every scene.
+        model: whose cost has to fall; each source has amplitudes of its own unless said otherwise.
 
     Returns:
         The best sources seen.
@@ -54,14 +64,14 @@ def refine(
     low, high = problem.box.unbind(0)
     limit = _STEP_LIMIT * problem.resolution[list(problem.active)]
     here = problem.region.onto_disc(parameters.clamp(low, high))
-    now = linearize(problem, here, present)
+    now = model(problem, here, present)
     damping = torch.full_like(now.cost, _FIRST_DAMPING)
     for _ in range(n_iterations):
         step = _step(problem, here, now, present, damping).clamp(-limit, limit)
         there = here.clone()
         there[..., list(problem.active)] += step
         there = problem.region.onto_disc(there.clamp(low, high))
-        then = linearize(problem, there, present)
+        then = model(problem, there, present)
         better = then.cost < now.cost
         here = torch.where(better[..., None, None], there, here)
         now = _choose(better, then, now)

@@ -74,7 +74,9 @@ class FitChoice(nn.Module):
     ) -> Float[Tensor, "channel scene clue"]:
         """Numbers of order one."""
         top = nn.functional.pad(values[..., :_TOP], (0, max(0, _TOP - values.shape[-1])))
-        rest = values[..., _TOP:].mean(-1, keepdim=True) if values.shape[-1] > _TOP else top[..., -1:]
+        rest = (
+            values[..., _TOP:].mean(-1, keepdim=True) if values.shape[-1] > _TOP else top[..., -1:]
+        )
         seen = torch.cat((top, rest), dim=-1).clamp_min(_LEAST).log()
         excess = (top - 1.0).clamp_min(_LEAST_EXCESS).log()
         length = math.log(min(n_snapshots, self.most_snapshots)) - 4.0
