@@ -18,12 +18,15 @@ from musicnet.estimation.pursuit import grow
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.subspace_fitting import with_cost
+from musicnet.localization.near_search import look_elsewhere
 from musicnet.networks.fit_choice import FitChoice
 
 _GROWTH_STEPS, _STEPS = 2, 6
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 2.5
 _STARTS, _PAIRS = 3, 4
+# with a range to search as well, more pairs of cells look alike
+_NEAR_PAIRS = 8
 # weight that a direction at the noise keeps: of a signal too weak to be seen, in units of noise
 _LEAST_WEIGHT = 1e-3
 
@@ -162,9 +165,13 @@ def searched(
     grown = grow(problem, dictionary, counts, _GROWTH_STEPS)
     refined = refine(problem, grown.parameters, grown.present, _STEPS)
     found = Found(refined.parameters, grown.present, refined.cost)
-    for n_starts, n_out in ((_STARTS, 1), (_PAIRS, 2)):
+    is_near = len(problem.active) > 1
+    n_pairs = _NEAR_PAIRS if is_near else _PAIRS
+    for n_starts, n_out in ((_STARTS, 1), (n_pairs, 2)):
         doubtful = _is_doubtful(problem, found, n_snapshots)
         found = redetect(problem, dictionary, found, doubtful, n_starts, n_out)
+    if is_near:
+        found = look_elsewhere(problem, dictionary, found, n_snapshots < counts)
     return found
 
 
