@@ -12,9 +12,11 @@ from musicnet.estimation.found import Found, finish, is_settled, nothing
 from musicnet.estimation.posterior import Loudness, log_posterior
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.pursuit import append
+from musicnet.estimation.range_mean import settle_ranges
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
+from musicnet.localization.confidence import filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
 from musicnet.localization.second_look import (
@@ -114,6 +116,13 @@ class NeuralSearch:
         Returns:
             Sources with settled ranges inside the region, and the covariance of their errors.
         """
+        if self.choice is not None and self.law.range_m is not None:
+            parameters, present = filled(self.problem, sources)
+            known = self.problem.flatten(covariance)
+            settled = settle_ranges(self.problem, parameters, present, known, self.law.range_m)
+            moved, wider = map(self.problem.unflatten, settled)
+            moved = moved.masked_fill(~sources.resolved[..., None], torch.nan)
+            return Sources(moved, sources.resolved), wider
         if self.trust is None or self._final is None:
             return sources, covariance
         widening = self._final.log_widening.exp()
