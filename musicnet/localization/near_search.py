@@ -20,7 +20,7 @@ from musicnet.estimation.problem import Problem
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 
-_STARTS, _PAIRS = 3, 8
+_STARTS, _PAIRS = 3, 16
 _STEPS = 8
 # of an amplitude's variance, in that of a lone source: sources that are hard to tell apart
 _ENTANGLED = 1.5

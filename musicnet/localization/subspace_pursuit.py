@@ -26,7 +26,7 @@ _GROWTH_STEPS, _STEPS = 2, 6
 _DOUBT = 2.5
 _STARTS, _PAIRS = 3, 4
 # with a range to search as well, more pairs of cells look alike
-_NEAR_PAIRS = 8
+_NEAR_PAIRS = 16
 # weight that a direction at the noise keeps: of a signal too weak to be seen, in units of noise
 _LEAST_WEIGHT = 1e-3
 

@@ -1,0 +1,87 @@
+"""Other places of coherent sources: which are more probable, and that they are found."""
+
+import math
+
+import torch
+
+from musicnet.estimation.dictionary import Dictionary
+from musicnet.estimation.found import Found
+from musicnet.estimation.linearization import explain
+from musicnet.estimation.problem import compress
+from musicnet.estimation.subspace_fitting import fit_subspace
+from musicnet.localization.near_search import improbability, look_elsewhere
+from musicnet.scene.array import ArrayGeometry
+from musicnet.scene.scene import Scene
+from musicnet.scene.snapshots import block_generator, draw_block
+from musicnet.scene.sources import SourceLaw
+
+
+def strongest(n_sources, snr_db, n_scenes, separation_deg=3.5):
+    """The strongest dimension of coherent scenes, where their sources are, and the region."""
+    law = SourceLaw(
+        n_min=n_sources,
+        n_max=n_sources,
+        elevation_deg=(0.0, 0.0),
+        range_m=(8.0, 48.0),
+        snr_db=(snr_db, snr_db),
+        min_separation_deg=separation_deg,
+    )
+    scene = Scene(
+        ArrayGeometry(15),
+        law,
+        wavelength_m=1.0,
+        n_snapshots=40,
+        symbols="data",
+        coherent_share=1.0,
+    )
+    observation, truth = draw_block(scene, block_generator(0, "test", 0, 0), n_scenes)
+    problem = fit_subspace(compress(observation, scene.region), 1)
+    return problem, problem.flatten(truth.parameters), problem.flatten(truth.resolved)
+
+
+def found_at(problem, parameters, present):
+    return Found(parameters, present, explain(problem, parameters, present).cost)
+
+
+def test_improbability_is_what_is_left_and_the_scale_of_amplitudes():
+    problem, parameters, present = strongest(2, 10.0, 3)
+    said = improbability(problem, found_at(problem, parameters, present))
+    for scene in range(3):
+        y = problem.y[0, scene, 0, 0].to(torch.complex128)
+        columns = []
+        for u, _, rho in parameters[0, scene].double().tolist():
+            x = problem.positions[:, 0].double()
+            distance = torch.sqrt(1.0 / rho**2 - 2.0 * x * u / rho + x**2)
+            columns.append(torch.exp(2j * math.pi * (1.0 / rho - distance)))
+        signatures = torch.stack(columns, dim=-1)
+        amplitudes = torch.linalg.lstsq(signatures, y[:, None]).solution[:, 0]
+        left = float((y - signatures @ amplitudes).abs().square().sum())
+        wanted = left + 2 * math.log(float(amplitudes.abs().square().sum()))
+        assert math.isclose(float(said[0, scene]), wanted, rel_tol=1e-3)
+
+
+def test_nothing_gets_less_probable_and_what_is_not_wanted_stays():
+    problem, parameters, present = strongest(3, 5.0, 40)
+    generator = torch.Generator().manual_seed(0)
+    somewhere = parameters + 0.05 * torch.randn(parameters.shape, generator=generator)
+    low, high = problem.box.unbind(0)
+    before = found_at(problem, torch.minimum(torch.maximum(somewhere, low), high), present)
+    wanted = torch.arange(40)[None] % 4 != 0
+    after = look_elsewhere(problem, Dictionary.over(problem, None), before, wanted)
+    assert torch.equal(after.parameters[~wanted], before.parameters[~wanted])
+    gain = improbability(problem, before) - improbability(problem, after)
+    assert float(gain.min()) > -1e-2
+    assert float((gain[wanted] > 1.0).float().mean()) > 0.8
+
+
+def test_a_source_that_stands_elsewhere_is_found_again():
+    problem, parameters, present = strongest(2, 20.0, 60, separation_deg=12.0)
+    low, high = problem.box.unbind(0)
+    wrong = parameters.clone()
+    wrong[..., 1, :] = low + high - wrong[..., 1, :]
+    before = found_at(problem, wrong, present)
+    everywhere = torch.ones_like(present[..., 0])
+    after = look_elsewhere(problem, Dictionary.over(problem, None), before, everywhere)
+    u, wanted = (one[..., 0].sort(-1).values for one in (after.parameters, parameters))
+    assert float(((u - wanted).abs() < 0.02).float().mean()) > 0.97
+    assert float(after.cost.median()) < 0.05 * float(before.cost.median())
