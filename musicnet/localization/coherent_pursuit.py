@@ -24,7 +24,7 @@ from musicnet.estimation.subspace_fitting import with_cost
 from musicnet.networks.coherence import CoherenceHead
 
 # log-odds from which a scene passes for coherent
-_SURE = 2.5
+_SURE = 2.0
 _GROWTH_STEPS, _STEPS = 2, 6
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
