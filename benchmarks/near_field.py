@@ -134,7 +134,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("K symbols       T  SNR method      angle deg  range m  place m  outliers  resolved    ms")
+    print(
+        "K symbols       T  SNR method      angle deg  range m  place m  outliers  resolved    ms"
+    )
     kinds: tuple[Symbols, ...] = ("incoherent", "in phase")
     rows = []
     cells = product(arguments.sources, kinds, arguments.snapshots, arguments.snr_db)

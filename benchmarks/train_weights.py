@@ -93,6 +93,8 @@ def limits_of(scene: Scene) -> list[str]:
     ]
     if not scene.far_field:
         limits.append(f"near field at a wavelength of {scene.wavelength_m:g} m")
+    if scene.is_alike:
+        limits.append("coherent sources in phase and equally loud; never chosen by itself")
     if scene.imperfections is not None:
         limits.append("for the one array whose errors the scene has; never chosen by itself")
     return limits

@@ -17,8 +17,8 @@ from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import StepGate
 from musicnet.learning.answer_examples import AnswerExample, answer_examples, answer_loss
 from musicnet.learning.batches import SceneBatch
+from musicnet.learning.coherence_examples import coherence_loss
 from musicnet.learning.evaluation import evaluation_metrics
-from musicnet.learning.fit_examples import FitExample, fit_examples, fit_loss
 from musicnet.learning.losses import LossTerm, loss_terms
 from musicnet.learning.phases import Phase, check_phases, joint, phase_index
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
@@ -26,7 +26,6 @@ from musicnet.networks.head import PseudoSpectrum
 from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.scene.scene import Scene
-from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
 
 TRUST_SHARE = 4
@@ -94,10 +93,10 @@ class MusicNet(GatedModule):
                 f"network.n_judge={0 if network is None else network.n_judge} with the weights "
                 f"{[phase.weights for phase in self.phases]}. Set both or neither."
             )
-        if _weighs(self.phases, "fits") != (self.network.head.choice is not None):
+        if _weighs(self.phases, "coherence") != (self.network.head.coherence is not None):
             raise ValueError(
-                "a choice of fits and a loss term for it need each other: got "
-                f"network.n_choice={0 if network is None else network.n_choice} with the weights "
+                "a coherence head and a loss term for it need each other: got network.n_coherence="
+                f"{0 if network is None else network.n_coherence} with the weights "
                 f"{[phase.weights for phase in self.phases]}. Set both or neither."
             )
         prefixes: tuple[EvaluationPrefix, ...] = ("val/", "val/averaged_", "test/")
@@ -197,8 +196,10 @@ class MusicNet(GatedModule):
         if self.network.head.judge is not None and _weighs(self.phases, "answers"):
             examples = list(self._answers(self.network.head.judge, batch))
             terms["answers"] = answer_loss(self.network.head.judge, examples)
-        if self.network.head.choice is not None and _weighs(self.phases, "fits"):
-            terms["fits"] = fit_loss(self.network.head.choice, list(self._fits(batch)))
+        head = self.network.head.coherence
+        if head is not None and _weighs(self.phases, "coherence"):
+            with torch.autocast(self.device.type, enabled=False):
+                terms["coherence"] = coherence_loss(head, batch, self.scene.region)
         return terms
 
     def _examples(self, batch: SceneBatch) -> list[TrustExample]:
@@ -220,14 +221,17 @@ class MusicNet(GatedModule):
         return examples
 
     def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:
+        truth, first = _known(batch), 0
         with torch.autocast(self.device.type, enabled=False):
-            for heard, truth in _with_truth(batch):
-                yield from answer_examples(judge, heard, truth, self.scene.region)
-
-    def _fits(self, batch: SceneBatch) -> Iterator[FitExample]:
-        with torch.autocast(self.device.type, enabled=False):
-            for heard, truth in _with_truth(batch):
-                yield fit_examples(heard, truth, self.scene.region)
+            for heard in batch.observations:
+                shape = heard.noise_power.shape
+                scenes = slice(first, first + shape.numel())
+                of_these = Sources(
+                    truth.parameters[scenes].reshape(*shape, -1, 3),
+                    truth.resolved[scenes].reshape(*shape, -1),
+                )
+                yield from answer_examples(judge, heard, of_these, self.scene.region)
+                first += shape.numel()
 
     def _evaluate(self, batch: SceneBatch, prefix: EvaluationPrefix) -> None:
         truth = _known(batch)
@@ -279,22 +283,6 @@ def _known(batch: SceneBatch) -> Sources:
             "with truth_xyz, or predict."
         )
     return batch.truth
-
-
-def _with_truth(batch: SceneBatch) -> Iterator[tuple[Observation, Sources]]:
-    """Each observation of a batch with its sources, batch (channel, scene)."""
-    truth, first = _known(batch), 0
-    for heard in batch.observations:
-        shape = heard.noise_power.shape
-        scenes = slice(first, first + shape.numel())
-        yield (
-            heard,
-            Sources(
-                truth.parameters[scenes].reshape(*shape, -1, 3),
-                truth.resolved[scenes].reshape(*shape, -1),
-            ),
-        )
-        first += shape.numel()
 
 
 def _is_plain(value: Any) -> bool:

@@ -16,6 +16,7 @@ from musicnet.estimation.range_mean import settle_ranges
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
+from musicnet.localization.coherent_pursuit import pursue_by_coherence
 from musicnet.localization.confidence import filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
@@ -26,7 +27,6 @@ from musicnet.localization.second_look import (
     look_again,
     refined_quickly,
 )
-from musicnet.localization.subspace_pursuit import pursue_chosen
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
@@ -55,7 +55,8 @@ class NeuralSearch:
         self.law = pretrained.scene.sources
         self.trust = pretrained.network.head.trust
         self.judge = pretrained.network.head.judge
-        self.choice = pretrained.network.head.choice
+        self.coherence = pretrained.network.head.coherence
+        self.are_alike = pretrained.scene.is_alike
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
 
@@ -69,6 +70,8 @@ class NeuralSearch:
 
         By pursuit where the network has no trust head, or where noise could be of any power.
         """
+        if self.coherence is not None:  # what is beyond training is left to pursuit
+            return count_by_pursuit(self.task)
         if self.trust is None or not self.task.is_noise_known:
             return count_by_pursuit(self.task).clamp_max(self.law.n_max)
         most = min(self.task.most_sources, self.law.n_max)
@@ -92,6 +95,8 @@ class NeuralSearch:
 
     def find(self, counts: Counts) -> Sources:
         """As many sources of each scene."""
+        if self.coherence is not None and self.task.n_sources is None:
+            return self._find_counted(counts)
         most = int(counts.max())
         if most > self.law.n_max:
             raise ValueError(
@@ -116,7 +121,7 @@ class NeuralSearch:
         Returns:
             Sources with settled ranges inside the region, and the covariance of their errors.
         """
-        if self.choice is not None and self.law.range_m is not None:
+        if self.coherence is not None and self.law.range_m is not None:
             parameters, present = filled(self.problem, sources)
             known = self.problem.flatten(covariance)
             settled = settle_ranges(self.problem, parameters, present, known, self.law.range_m)
@@ -135,11 +140,23 @@ class NeuralSearch:
         # the region may be narrower than the law, and directions move along
         return Sources(self.task.region.clamp(parameters), sources.resolved), covariance
 
+    def _find_counted(self, counts: Counts) -> Sources:
+        """As many sources as pursuit has counted; its own where they are more than were learned."""
+        wanted = self.problem.flatten(counts)
+        is_beyond = wanted > self.law.n_max
+        found = self._answer(wanted.masked_fill(is_beyond, 0)).found
+        pursued = self.task.pursued
+        found = _widened(found, pursued.present.shape[-1])
+        return found.chosen(is_beyond, pursued).sources(self.problem)
+
     def _answer(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
-        if self.choice is not None:
-            return _unjudged(pursue_chosen(self.choice, self.problem, counts))
+        if self.coherence is not None:
+            found = pursue_by_coherence(
+                self.coherence, self.problem, counts, are_alike=self.are_alike
+            )
+            return _unjudged(found)
         # a single snapshot has no symbols to weigh answers by
         if self.judge is not None and self.problem.n_snapshots > 1:
             return _unjudged(weigh(self.judge, self.problem, counts))

@@ -11,7 +11,7 @@ from musicnet.estimation.peaks import find_peaks
 from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
-from musicnet.networks.fit_choice import FitChoice
+from musicnet.networks.coherence import CoherenceHead
 from musicnet.networks.head import Head, PseudoSpectrum
 from musicnet.networks.image import image_of
 from musicnet.networks.trust import N_TRUST_HEADS
@@ -38,8 +38,8 @@ class NetworkSettings:
             without. It judges pilots behind a surface only.
         n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
             without. It weighs what an array heard of data symbols.
-        n_choice: features of the head that chooses which signal subspace is fitted; 0 goes
-            without. It chooses for an array that hears data symbols.
+        n_coherence: features of the head that says which scenes are coherent; 0 goes without. It
+            is about data symbols that an array heard.
 
     Raises:
         ValueError: a size out of range.
@@ -52,7 +52,7 @@ class NetworkSettings:
     n_rho: int = 8
     n_trust: int = 0
     n_judge: int = 0
-    n_choice: int = 0
+    n_coherence: int = 0
 
     def __post_init__(self) -> None:
         if self.n_channels < N_NORM_GROUPS or self.n_channels % N_NORM_GROUPS:
@@ -66,8 +66,8 @@ class NetworkSettings:
             )
         if self.n_judge < 0:
             raise ValueError(f"n_judge must be >= 0: got {self.n_judge}.")
-        if self.n_choice < 0:
-            raise ValueError(f"n_choice must be >= 0: got {self.n_choice}.")
+        if self.n_coherence < 0:
+            raise ValueError(f"n_coherence must be >= 0: got {self.n_coherence}.")
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations must be at least 1: got {self.dilations}.")
         if min(self.n_v, self.n_u, self.n_rho) < 2:
@@ -107,14 +107,14 @@ class NeuralMusic(nn.Module):
             _check_trust(scene, settings)
         if settings.n_judge:
             _check_plain_data(scene, "judge weighs", f"n_judge={settings.n_judge}")
-        if settings.n_choice:
-            _check_plain_data(scene, "choice is about", f"n_choice={settings.n_choice}")
+        if settings.n_coherence:
+            _check_plain_data(scene, "coherence is of", f"n_coherence={settings.n_coherence}")
         self.head = Head(
             settings.n_channels,
             self.grid.n_rho,
             settings.n_trust,
             settings.n_judge,
-            _choice(scene, settings),
+            _coherence(scene, settings),
         )
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
@@ -187,10 +187,10 @@ def _check_trust(scene: Scene, settings: NetworkSettings) -> None:
     Loudness.of(scene.sources)
 
 
-def _choice(scene: Scene, settings: NetworkSettings) -> FitChoice | None:
-    if settings.n_choice == 0:
+def _coherence(scene: Scene, settings: NetworkSettings) -> CoherenceHead | None:
+    if settings.n_coherence == 0:
         return None
-    return FitChoice(settings.n_choice, scene.sources.n_max, scene.n_snapshots)
+    return CoherenceHead(settings.n_coherence, scene.sources.n_max, scene.n_snapshots)
 
 
 def _check_plain_data(scene: Scene, what: str, setting: str) -> None:
