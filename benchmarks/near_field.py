@@ -18,7 +18,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -68,22 +67,20 @@ def answers_of(method: str, pretrained: Pretrained, trial: Trial, heard: Drawn) 
     return Sources(moved, given.sources.resolved)
 
 
-def errors(found: Sources, truth: Sources, trial: Trial) -> dict[str, Tensor]:
+def errors(found: Sources, truth: Sources, most_m: float) -> dict[str, Tensor]:
     """Squared errors of every source, (scene, source), by the assignment of least distance."""
-    nearest, farthest = trial.range_m or (0.0, 0.0)
-    most = farthest - nearest
-    kinds = {name: [] for name in ("angle", "range", "place")}
+    kinds: dict[str, list[Tensor]] = {name: [] for name in ("angle", "range", "place")}
     there, here = truth.parameters[0].double(), found.parameters[0].double()
     xyz, found_xyz = truth.xyz[0].double(), found.xyz[0].double()
-    for order in permutations(range(trial.n_sources)):
+    for order in permutations(range(there.shape[1])):
         turned = (angles(here[:, order])[0] - angles(there)[0]).rad2deg()
         wrapped = torch.remainder(turned + 90.0, 180.0) - 90.0
         beside = here[:, order, 2].reciprocal() - there[..., 2].reciprocal()
         place = (found_xyz[:, order] - xyz).norm(dim=-1)
         for name, error, worst in (
             ("angle", wrapped, _MISSING_DEG),
-            ("range", beside, most),
-            ("place", place, most),
+            ("range", beside, most_m),
+            ("place", place, most_m),
         ):
             kinds[name].append(error.square().nan_to_num(worst**2))
     stacked = {name: torch.stack(of_kind) for name, of_kind in kinds.items()}
@@ -94,27 +91,32 @@ def errors(found: Sources, truth: Sources, trial: Trial) -> dict[str, Tensor]:
 def row_of(method: str, pretrained: Pretrained, trial: Trial, drawn: Drawn) -> dict[str, Any]:
     """Figures of one method in one cell."""
     parts: dict[str, list[Tensor]] = {name: [] for name in ("angle", "range", "place", "outlier")}
+    nearest, farthest = trial.range_m or (0.0, 0.0)
     cpu_ms, n_resolved = 0.0, 0
     for heard in drawn.batches(_AT_ONCE):
         start = time.process_time()
         found = answers_of(method, pretrained, trial, heard)
         cpu_ms += 1e3 * (time.process_time() - start)
         n_resolved += int(found.resolved.sum())
-        for name, squared in errors(found, heard.truth, trial).items():
+        for name, squared in errors(found, heard.truth, farthest - nearest).items():
             parts[name].append(squared)
         truth = Truth(heard.truth, heard.bound, pretrained.scene.sources)
         parts["outlier"].append(score(Reply(found), truth, 0.0).is_outlier.flatten().double())
     whole = {name: torch.cat(some) for name, some in parts.items()}
-    mean: Callable[[str], float] = lambda name: float(whole[name].mean(-1).sqrt().mean())  # noqa: E731
     return {
         "method": method,
         "angle_rmse_deg": float(whole["angle"].mean().sqrt()),
-        "range_m": mean("range"),
-        "place_m": mean("place"),
+        "range_m": _within_scenes(whole["range"]),
+        "place_m": _within_scenes(whole["place"]),
         "outliers": float(whole["outlier"].mean()),
         "resolved": n_resolved / drawn.truth.resolved.numel(),
         "cpu_ms_per_scene": cpu_ms / drawn.n_scenes,
     }
+
+
+def _within_scenes(squared: Tensor) -> float:
+    """Mean over scenes of the root mean square within each."""
+    return float(squared.mean(-1).sqrt().mean())
 
 
 def main() -> int:

@@ -12,6 +12,8 @@ are correlated. Sources that nearly cancel have no such parabola: what makes the
 taken back.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -115,7 +117,9 @@ def _posterior(
     share = torch.linspace(0.0, 1.0, _N_PLACES, dtype=middle.dtype, device=middle.device)
     distance = low[..., None] + (high - low)[..., None] * share
     away = (distance.reciprocal() - middle[..., None]) / deviation[..., None]
-    return distance, (-0.5 * away.square()).softmax(-1)
+    density = -0.5 * away.square()
+    density[..., [0, -1]] -= math.log(2.0)  # half a cell each
+    return distance, density.softmax(-1)
 
 
 def _least_error(

@@ -17,7 +17,7 @@ from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, surplus
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
-from musicnet.estimation.pursuit import grow, multistart, nomp
+from musicnet.estimation.pursuit import grow, nomp
 from musicnet.estimation.redetection import alternatives
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.subspace_fitting import (

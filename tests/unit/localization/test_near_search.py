@@ -9,7 +9,10 @@ from musicnet.estimation.found import Found
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import compress
 from musicnet.estimation.subspace_fitting import fit_subspace
+from musicnet.localization import localize
 from musicnet.localization.near_search import improbability, look_elsewhere
+from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
+from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import block_generator, draw_block
@@ -85,3 +88,39 @@ def test_a_source_that_stands_elsewhere_is_found_again():
     u, wanted = (one[..., 0].sort(-1).values for one in (after.parameters, parameters))
     assert float(((u - wanted).abs() < 0.02).float().mean()) > 0.97
     assert float(after.cost.median()) < 0.05 * float(before.cost.median())
+
+
+def test_localize_settles_ranges_and_leaves_bad_scenes_out():
+    law = SourceLaw(
+        n_max=2,
+        elevation_deg=(0.0, 0.0),
+        range_m=(8.0, 48.0),
+        snr_db=(-3.0, -3.0),
+        min_separation_deg=10.0,
+    )
+    scene = Scene(ArrayGeometry(15), law, wavelength_m=1.0, n_snapshots=10, symbols="data")
+    settings = NetworkSettings(n_channels=4, dilations=(1,), n_u=9, n_rho=3, n_coherence=8)
+    network = NeuralMusic(scene, settings).requires_grad_(requires_grad=False).eval()
+    heard, truth = draw_block(scene, block_generator(0, "test", 1, 0), 200)
+    heard.y[5] = torch.nan
+    counts = truth.resolved.sum(-1)
+    asked = {"region": scene.region, "pretrained": Pretrained("some", network, scene, {}, settings)}
+    settled = localize(heard, "neural", counts, **asked)
+    likeliest = localize(heard, "nomp", counts, region=scene.region)
+    good = torch.arange(200) != 5
+    assert torch.equal(settled.sources.resolved[good], truth.resolved[good])
+    assert not settled.sources.resolved[5].any()
+    low, high = scene.region.inverse_range
+    for found in (settled, likeliest):
+        rho = found.sources.parameters[good][..., 2][truth.resolved[good]]
+        assert bool(((rho >= low - 1e-6) & (rho <= high + 1e-6)).all())
+
+    def error(found):
+        one = good & (counts == 1)
+        wanted = truth.parameters[one][:, 0, 2]
+        return float((wanted / found.sources.parameters[one][:, 0, 2] - 1.0).square().mean())
+
+    assert error(settled) < 0.85 * error(likeliest)
+    unknown = localize(heard, "neural", **asked)
+    assert not unknown.sources.resolved[5].any()
+    assert bool(unknown.sources.parameters[unknown.sources.resolved].isfinite().all())
