@@ -82,7 +82,8 @@ def _parabola(
     Float[Tensor, "channel scene searched source searched source"],
 ]:
     """Where the likelihood's parabola has its peak, and its inverse curvature; float64."""
-    shape = (len(problem.active), present.shape[-1])
+    n_searched, n_sources = len(problem.active), present.shape[-1]
+    by_coordinate = (*now.cost.shape, n_searched, n_sources)
     noise_power = problem.noise_power.double()[..., None]
     curvature = now.curvature.double() / noise_power[..., None]
     diagonal = curvature.diagonal(dim1=-2, dim2=-1)
@@ -93,12 +94,12 @@ def _parabola(
     spread = inverse * scale[..., None, :] * scale[..., None]
     here = parameters[..., list(problem.active)].double().mT  # (..., searched, source)
     low, high = problem.box[:, list(problem.active)].double()[..., None].unbind(0)
-    slope = now.gradient.double().unflatten(-1, shape) / noise_power[..., None]
+    slope = now.gradient.double().reshape(by_coordinate) / noise_power[..., None]
     # inside the region it has been climbed already; at its edge the peak may lie outside
     is_held = ((here <= low) & (slope > 0)) | ((here >= high) & (slope < 0))
     slope = torch.where(is_held, slope, 0.0).flatten(-2)
-    step = -(spread @ slope[..., None])[..., 0].unflatten(-1, shape)
-    return here + step, spread.unflatten(-1, shape).unflatten(-3, shape)
+    step = -(spread @ slope[..., None])[..., 0].reshape(by_coordinate)
+    return here + step, spread.reshape(*by_coordinate, n_searched, n_sources)
 
 
 def _posterior(
@@ -142,7 +143,8 @@ def _followed(
     ridge = _RIDGE * own.diagonal(dim1=-2, dim2=-1)
     pull = torch.linalg.solve_ex(own + torch.diag_embed(ridge), by[..., None]).result
     along = spread[..., column, :]  # (..., searched, source, source)
-    return (along @ pull[..., None, :, :])[..., 0]
+    followed: Tensor = (along @ pull[..., None, :, :])[..., 0]
+    return followed
 
 
 def _taken_back(
