@@ -26,6 +26,8 @@ from musicnet.networks.coherence import CoherenceHead
 # log-odds from which a scene passes for coherent
 _SURE = 2.0
 _GROWTH_STEPS, _STEPS = 2, 6
+# close sources that share a waveform take longer
+_COHERENT_STEPS = 10
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
 _STARTS, _PAIRS = 3, 4
@@ -64,8 +66,10 @@ def pursue_by_coherence(
         part, n_some = problem.take(some), take_scenes(counts, some)
         if wanted is is_coherent:
             strongest = clues.take(some).strongest_alone(part)
-            search = find_together if are_alike else find_apart
-            better = search(strongest, dictionary, n_some)
+            if are_alike:
+                better = find_together(strongest, dictionary, n_some)
+            else:
+                better = find_apart(strongest, dictionary, n_some, _COHERENT_STEPS)
         else:
             better = find_apart(part, dictionary, n_some)
         better = with_cost(part, better, n_slots)
@@ -74,7 +78,10 @@ def pursue_by_coherence(
 
 
 def find_apart(
-    problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"]
+    problem: Problem,
+    dictionary: Dictionary,
+    counts: Int[Tensor, "channel scene"],
+    n_steps: int = _STEPS,
 ) -> Found:
     """Greedy pursuit, each source with amplitudes of its own, anew where the residual is no noise.
 
@@ -82,12 +89,13 @@ def find_apart(
         problem: all snapshots, or their strongest dimension.
         dictionary: cells to try.
         counts: sources of each scene.
+        n_steps: of refinement over all sources.
 
     Returns:
         As many sources as asked.
     """
     grown = grow(problem, dictionary, counts, _GROWTH_STEPS)
-    refined = refine(problem, grown.parameters, grown.present, _STEPS)
+    refined = refine(problem, grown.parameters, grown.present, n_steps)
     found = Found(refined.parameters, grown.present, refined.cost)
     for n_starts, n_out in ((_STARTS, 1), (_PAIRS, 2)):
         found = redetect(problem, dictionary, found, _is_doubtful(problem, found), n_starts, n_out)

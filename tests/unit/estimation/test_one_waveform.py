@@ -35,9 +35,7 @@ def alike_scene(n_sources=3, snr_db=20.0):
 def drawn(scene):
     observation, truth = draw_block(scene, block_generator(0, "alike", 0, 0), N_SCENES)
     problem = compress(observation, scene.region)
-    exact = replace(
-        problem, y=problem.y.to(torch.complex128), positions=problem.positions.double()
-    )
+    exact = replace(problem, y=problem.y.to(torch.complex128), positions=problem.positions.double())
     return exact, truth
 
 
