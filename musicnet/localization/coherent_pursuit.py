@@ -40,7 +40,7 @@ def pursue_by_coherence(
     counts: Int[Tensor, "channel scene"],
     *,
     are_alike: bool = False,
-) -> Found:
+) -> tuple[Found, Bool[Tensor, "channel scene"]]:
     """Finds sources in what the network says is best.
 
     Args:
@@ -50,7 +50,8 @@ def pursue_by_coherence(
         are_alike: coherent sources arrive in phase and equally loud, see `Scene.is_alike`.
 
     Returns:
-        As many sources as asked; the cost is that of all snapshots.
+        As many sources as asked, their cost that of all snapshots; and which scenes were searched
+        as coherent ones.
     """
     clues = CovarianceClues.of(problem)
     is_coherent = (counts > 1) & (problem.n_snapshots > 1)
@@ -74,7 +75,7 @@ def pursue_by_coherence(
             better = find_apart(part, dictionary, n_some)
         better = with_cost(part, better, n_slots)
         found = found.replaced(better, some, take_scenes(wanted, some))
-    return found
+    return found, is_coherent
 
 
 def find_apart(
