@@ -25,9 +25,9 @@ from musicnet.networks.coherence import CoherenceHead
 
 # log-odds from which a scene passes for coherent
 _SURE = 2.0
-_GROWTH_STEPS, _STEPS = 2, 6
-# close sources that share a waveform take longer
-_COHERENT_STEPS = 10
+_GROWTH_STEPS, _STEPS = 2, 5
+# sources so close, in radians of the aperture's ends, that they take so many more
+_CLOSE, _MORE_STEPS = 3.0, 8
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
 _STARTS, _PAIRS = 3, 4
@@ -67,10 +67,8 @@ def pursue_by_coherence(
         part, n_some = problem.take(some), take_scenes(counts, some)
         if wanted is is_coherent:
             strongest = clues.take(some).strongest_alone(part)
-            if are_alike:
-                better = find_together(strongest, dictionary, n_some)
-            else:
-                better = find_apart(strongest, dictionary, n_some, _COHERENT_STEPS)
+            search = find_together if are_alike else find_apart
+            better = search(strongest, dictionary, n_some)
         else:
             better = find_apart(part, dictionary, n_some)
         better = with_cost(part, better, n_slots)
@@ -82,7 +80,6 @@ def find_apart(
     problem: Problem,
     dictionary: Dictionary,
     counts: Int[Tensor, "channel scene"],
-    n_steps: int = _STEPS,
 ) -> Found:
     """Greedy pursuit, each source with amplitudes of its own, anew where the residual is no noise.
 
@@ -90,14 +87,16 @@ def find_apart(
         problem: all snapshots, or their strongest dimension.
         dictionary: cells to try.
         counts: sources of each scene.
-        n_steps: of refinement over all sources.
 
     Returns:
         As many sources as asked.
     """
     grown = grow(problem, dictionary, counts, _GROWTH_STEPS)
-    refined = refine(problem, grown.parameters, grown.present, n_steps)
-    found = Found(refined.parameters, grown.present, refined.cost)
+    found = _refined(problem, grown, _STEPS)
+    some = pack_scenes(_is_close(problem, found))
+    if some.shape[1]:
+        better = _refined(problem.take(some), found.take(some), _MORE_STEPS)
+        found = found.replaced(better, some, torch.ones_like(some, dtype=torch.bool))
     for n_starts, n_out in ((_STARTS, 1), (_PAIRS, 2)):
         found = redetect(problem, dictionary, found, _is_doubtful(problem, found), n_starts, n_out)
     return found
@@ -105,3 +104,17 @@ def find_apart(
 
 def _is_doubtful(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
     return surplus(problem, found) > _DOUBT
+
+
+def _refined(problem: Problem, found: Found, n_steps: int) -> Found:
+    refined = refine(problem, found.parameters, found.present, n_steps)
+    return Found(refined.parameters, found.present, refined.cost)
+
+
+def _is_close(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
+    """Whether any two sources are hard to tell apart, so that their refinement is slow."""
+    places = found.parameters / problem.resolution
+    apart = (places[:, :, :, None] - places[:, :, None]).abs().amax(-1)
+    pairs = found.present[..., None] & found.present[..., None, :]
+    pairs = pairs.tril(-1)
+    return ((apart < _CLOSE) & pairs).flatten(2).any(-1)
