@@ -216,7 +216,7 @@ def main() -> int:
         drawn = draw(trial, arguments.n_scenes, arguments.seed)
         rows += (of_cell := rows_of(trial, ask(pretrained, trial, drawn)))
         print_rows(of_cell)
-    judged = [row for row in rows if row["limits"] is not None]
+    judged = [row for row in rows if row.get("limits")]
     print(f"limits hold in {sum(row['holds'] for row in judged)} of {len(judged)} cells")
     if arguments.json is not None:
         figures = {"weights": pretrained.name, "seed": arguments.seed, "rows": rows}

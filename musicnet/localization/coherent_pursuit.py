@@ -26,7 +26,9 @@ from musicnet.networks.coherence import CoherenceHead
 
 # log-odds from which a scene passes for coherent
 _SURE = 2.0
-_GROWTH_STEPS, _STEPS = 2, 6
+_GROWTH_STEPS, _STEPS = 2, 5
+# sources so close, in radians of the aperture's ends, that they take so many more
+_CLOSE, _MORE_STEPS = 3.0, 8
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
 _STARTS, _PAIRS = 3, 4
@@ -41,7 +43,7 @@ def pursue_by_coherence(
     counts: Int[Tensor, "channel scene"],
     *,
     are_alike: bool = False,
-) -> Found:
+) -> tuple[Found, Bool[Tensor, "channel scene"]]:
     """Finds sources in what the network says is best.
 
     Args:
@@ -51,7 +53,8 @@ def pursue_by_coherence(
         are_alike: coherent sources arrive in phase and equally loud, see `Scene.is_alike`.
 
     Returns:
-        As many sources as asked; the cost is that of all snapshots.
+        As many sources as asked, their cost that of all snapshots; and which scenes were searched
+        as coherent ones.
     """
     clues = CovarianceClues.of(problem)
     is_coherent = (counts > 1) & (problem.n_snapshots > 1)
@@ -73,11 +76,13 @@ def pursue_by_coherence(
             better = find_apart(part, dictionary, n_some)
         better = with_cost(part, better, n_slots)
         found = found.replaced(better, some, take_scenes(wanted, some))
-    return found
+    return found, is_coherent
 
 
 def find_apart(
-    problem: Problem, dictionary: Dictionary, counts: Int[Tensor, "channel scene"]
+    problem: Problem,
+    dictionary: Dictionary,
+    counts: Int[Tensor, "channel scene"],
 ) -> Found:
     """Greedy pursuit, each source with amplitudes of its own, anew where the residual is no noise.
 
@@ -90,8 +95,11 @@ def find_apart(
         As many sources as asked.
     """
     grown = grow(problem, dictionary, counts, _GROWTH_STEPS)
-    refined = refine(problem, grown.parameters, grown.present, _STEPS)
-    found = Found(refined.parameters, grown.present, refined.cost)
+    found = _refined(problem, grown, _STEPS)
+    some = pack_scenes(_is_close(problem, found))
+    if some.shape[1]:
+        better = _refined(problem.take(some), found.take(some), _MORE_STEPS)
+        found = found.replaced(better, some, torch.ones_like(some, dtype=torch.bool))
     is_near = len(problem.active) > 1
     n_pairs = _NEAR_PAIRS if is_near else _PAIRS
     for n_starts, n_out in ((_STARTS, 1), (n_pairs, 2)):
@@ -103,3 +111,17 @@ def find_apart(
 
 def _is_doubtful(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
     return surplus(problem, found) > _DOUBT
+
+
+def _refined(problem: Problem, found: Found, n_steps: int) -> Found:
+    refined = refine(problem, found.parameters, found.present, n_steps)
+    return Found(refined.parameters, found.present, refined.cost)
+
+
+def _is_close(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
+    """Whether any two sources are hard to tell apart, so that their refinement is slow."""
+    places = found.parameters / problem.resolution
+    apart = (places[:, :, :, None] - places[:, :, None]).abs().amax(-1)
+    pairs = found.present[..., None] & found.present[..., None, :]
+    pairs = pairs.tril(-1)
+    return ((apart < _CLOSE) & pairs).flatten(2).any(-1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, finish, is_settled, nothing
+from musicnet.estimation.one_waveform import linearize_together
 from musicnet.estimation.posterior import Loudness, log_posterior
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.pursuit import append
@@ -17,7 +18,7 @@ from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.coherent_pursuit import pursue_by_coherence
-from musicnet.localization.confidence import filled
+from musicnet.localization.confidence import covariance_by, filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
 from musicnet.localization.second_look import (
@@ -59,6 +60,7 @@ class NeuralSearch:
         self.are_alike = pretrained.scene.is_alike
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
+        self._is_coherent: Bool[Tensor, "channel scene"] | None = None
 
     @cached_property
     def dictionary(self) -> Dictionary:
@@ -121,6 +123,10 @@ class NeuralSearch:
         Returns:
             Sources with settled ranges inside the region, and the covariance of their errors.
         """
+        if self.are_alike and self._is_coherent is not None:
+            together = covariance_by(linearize_together, self.problem, sources)
+            is_coherent = self.problem.unflatten(self._is_coherent)[..., None, None, None]
+            return sources, torch.where(is_coherent, together.to(covariance), covariance)
         if self.coherence is not None and self.law.range_m is not None:
             parameters, present = filled(self.problem, sources)
             known = self.problem.flatten(covariance)
@@ -153,7 +159,7 @@ class NeuralSearch:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
         if self.coherence is not None:
-            found = pursue_by_coherence(
+            found, self._is_coherent = pursue_by_coherence(
                 self.coherence, self.problem, counts, are_alike=self.are_alike
             )
             return _unjudged(found)

@@ -82,5 +82,5 @@ def test_a_head_learns_to_tell_coherent_scenes(line_scene):
 
 def test_head_and_loss_term_need_each_other(line_scene):
     settings = NetworkSettings(n_channels=4, dilations=(1,), n_u=9, n_coherence=8)
-    with pytest.raises(ValueError, match="got network.n_coherence=8"):
-        MusicNet(line_scene, lambda groups: torch.optim.AdamW(groups), settings)
+    with pytest.raises(ValueError, match=r"got network\.n_coherence=8"):
+        MusicNet(line_scene, torch.optim.AdamW, settings)

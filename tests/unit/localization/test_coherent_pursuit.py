@@ -57,7 +57,7 @@ def test_where_nothing_passes_for_coherent_it_is_pursuit():
     scene = line(3, 10.0)
     observation, _ = drawn(scene)
     problem = compress(observation, scene.region)
-    found = pursue_by_coherence(always(0.0), problem, torch.full((1, 100), 3))
+    found, _ = pursue_by_coherence(always(0.0), problem, torch.full((1, 100), 3))
     wanted = nomp(problem, None, 3)
     near = (found.cost < 1.001 * wanted.cost).double().mean()
     assert float(near) > 0.97
@@ -69,7 +69,7 @@ def test_coherent_scenes_are_better_searched_in_their_one_dimension(n_sources):
     observation, truth = drawn(scene, 600)
     problem = compress(observation, scene.region)
     counts = torch.full((1, 600), n_sources)
-    sure, unsure = (pursue_by_coherence(always(x), problem, counts) for x in (9.0, 0.0))
+    sure, unsure = (pursue_by_coherence(always(x), problem, counts)[0] for x in (9.0, 0.0))
     assert squared_error(sure, truth) < 0.9 * squared_error(unsure, truth)
 
 
@@ -79,11 +79,11 @@ def test_a_scene_does_not_depend_on_its_batch(log_odds):
     observation, _ = drawn(scene, 9)
     counts = torch.tensor([[0, 1, 2, 3, 3, 2, 1, 0, 3]])
     problem, head = compress(observation, scene.region), always(log_odds)
-    together = pursue_by_coherence(head, problem, counts)
+    together, _ = pursue_by_coherence(head, problem, counts)
     assert torch.equal(together.present.sum(-1), counts)
     for index in (1, 2, 3):
         some = torch.tensor([[index]])
-        alone = pursue_by_coherence(head, problem.take(some), counts[:, index : index + 1])
+        alone, _ = pursue_by_coherence(head, problem.take(some), counts[:, index : index + 1])
         n = int(counts[0, index])
         torch.testing.assert_close(
             alone.parameters[0, 0, :n], together.parameters[0, index, :n], atol=2e-3, rtol=0
@@ -94,7 +94,7 @@ def test_a_single_snapshot_is_no_matter_of_coherence():
     scene = line(2, 20.0, n_snapshots=1)
     observation, _ = drawn(scene, 20)
     problem, counts = compress(observation, scene.region), torch.full((1, 20), 2)
-    sure, unsure = (pursue_by_coherence(always(x), problem, counts) for x in (9.0, 0.0))
+    sure, unsure = (pursue_by_coherence(always(x), problem, counts)[0] for x in (9.0, 0.0))
     assert torch.equal(sure.parameters, unsure.parameters)
 
 
@@ -120,11 +120,12 @@ def test_too_many_told_sources_are_refused():
         localize(drawn(scene, 2)[0], "neural", 3, region=scene.region, pretrained=pretrained)
 
 
-def test_sources_that_arrive_alike_are_found_together():
+def alike(n_sources):
     places = tuple((0.5 * n, 0.0, 0.0) for n in range(8))
     law = SourceLaw(
-        4,
-        4,
+        n_sources,
+        n_sources,
+        azimuth_deg=(-50.0, 50.0),
         elevation_deg=(0.0, 0.0),
         range_m=None,
         snr_db=(15.0, 15.0),
@@ -132,12 +133,30 @@ def test_sources_that_arrive_alike_are_found_together():
         min_separation_deg=15.0,
     )
     array = ArrayGeometry(kind="positions", places_wavelengths=places)
-    scene = Scene(array, law, n_snapshots=50, symbols="data", coherent_share=1.0)
+    return Scene(array, law, n_snapshots=50, symbols="data", coherent_share=1.0)
+
+
+def test_sources_that_arrive_alike_are_found_together():
+    scene = alike(4)
     assert scene.is_alike
     observation, truth = drawn(scene, 60)
     problem, counts = compress(observation, scene.region), torch.full((1, 60), 4)
     together, apart = (
-        pursue_by_coherence(always(9.0), problem, counts, are_alike=alike)
+        pursue_by_coherence(always(9.0), problem, counts, are_alike=alike)[0]
         for alike in (True, False)
     )
     assert squared_error(together, truth) < 0.1 * squared_error(apart, truth)
+
+
+def test_error_bars_of_sources_that_arrive_alike_are_honest():
+    scene = alike(3)
+    observation, truth = drawn(scene, 300)
+    network = NeuralMusic(scene, SETTINGS).eval()
+    torch.nn.init.constant_(network.head.coherence.log_odds.bias, 9.0)
+    pretrained = Pretrained("alike", network, scene, {}, SETTINGS)
+    found = localize(observation, "neural", 3, region=scene.region, pretrained=pretrained)
+    order = found.sources.u.argsort(-1)
+    error = found.sources.u.gather(-1, order) - truth.u.sort(-1).values
+    variance = found.covariance[..., 0, 0].gather(-1, order)
+    surprise = (error.square() / variance).clamp_max(16.0)
+    assert 0.85 < float(surprise.mean()) < 1.2
