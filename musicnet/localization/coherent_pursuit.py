@@ -8,32 +8,31 @@ says; where it is not sure, all snapshots are searched, since a wrong subspace c
 right one wins.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from musicnet.estimation.covariance_clues import CovarianceClues
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found, surplus
+from musicnet.estimation.found import Found
 from musicnet.estimation.one_waveform import find_together
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.pursuit import grow
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.subspace_fitting import with_cost
-from musicnet.localization.near_search import look_elsewhere
 from musicnet.networks.coherence import CoherenceHead
 
 # log-odds from which a scene passes for coherent
 _SURE = 2.0
-_GROWTH_STEPS, _STEPS = 2, 5
+_GROWTH_STEPS, _STEPS = 1, 5
 # sources so close, in radians of the aperture's ends, that they take so many more
-_CLOSE, _MORE_STEPS = 3.0, 8
+_CLOSE, _MORE_STEPS = 3.0, 7
+_STARTS, _PAIRS = 3, 4
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
-_STARTS, _PAIRS = 3, 4
-# with a range to search as well, more pairs of cells look alike
-_NEAR_PAIRS = 16
 
 
 @torch.no_grad()
@@ -57,60 +56,104 @@ def pursue_by_coherence(
         as coherent ones.
     """
     clues = CovarianceClues.of(problem)
-    is_coherent = (counts > 1) & (problem.n_snapshots > 1)
-    is_coherent &= head(clues, problem.n_snapshots, counts) > _SURE
+    is_coherent = is_one_waveform(head, problem, clues, counts)
     dictionary = Dictionary.over(problem, None)
     n_slots = int(counts.max())
-    middle = problem.box.mean(0).expand(*counts.shape, n_slots, 3)
-    found = Found(middle, torch.zeros_like(middle[..., 0], dtype=torch.bool), middle[..., 0, 0])
-    for wanted in (~is_coherent, is_coherent):
-        some = pack_scenes(wanted)
-        if some.shape[1] == 0:
-            continue
-        part, n_some = problem.take(some), take_scenes(counts, some)
-        if wanted is is_coherent:
-            strongest = clues.take(some).strongest_alone(part)
-            search = find_together if are_alike else find_apart
-            better = search(strongest, dictionary, n_some)
-        else:
-            better = find_apart(part, dictionary, n_some)
+    if not are_alike:
+        found = find_apart(*_mixed(problem, clues, is_coherent), dictionary, counts)
+        return with_cost(problem, found, n_slots), is_coherent
+    n_snapshots = torch.full_like(counts, problem.n_snapshots)
+    found = find_apart(problem, n_snapshots, dictionary, counts.masked_fill(is_coherent, 0))
+    found = with_cost(problem, found, n_slots)
+    some = pack_scenes(is_coherent)
+    if some.shape[1]:
+        part = problem.take(some)
+        alone = clues.take(some).strongest_alone(part)
+        better = find_together(alone, dictionary, take_scenes(counts, some))
         better = with_cost(part, better, n_slots)
-        found = found.replaced(better, some, take_scenes(wanted, some))
+        found = found.replaced(better, some, take_scenes(is_coherent, some))
     return found, is_coherent
+
+
+def is_one_waveform(
+    head: CoherenceHead,
+    problem: Problem,
+    clues: CovarianceClues,
+    counts: Int[Tensor, "channel scene"],
+) -> Bool[Tensor, "channel scene"]:
+    """Which scenes the network is sure of.
+
+    Args:
+        head: trained.
+        problem: snapshots of a plain array.
+        clues: to the problem.
+        counts: sources of each scene.
+
+    Returns:
+        False where a wrong subspace would cost more than the right one wins.
+    """
+    several = (counts > 1) & (problem.n_snapshots > 1)
+    return several & (head(clues, problem.n_snapshots, counts) > _SURE)
 
 
 def find_apart(
     problem: Problem,
+    n_snapshots: Int[Tensor, "channel scene"],
     dictionary: Dictionary,
     counts: Int[Tensor, "channel scene"],
+    n_pairs: int = _PAIRS,
 ) -> Found:
     """Greedy pursuit, each source with amplitudes of its own, anew where the residual is no noise.
 
     Args:
         problem: all snapshots, or their strongest dimension.
+        n_snapshots: how many they stand for.
         dictionary: cells to try.
         counts: sources of each scene.
+        n_pairs: of cells, that are tried for two sources taken out.
 
     Returns:
         As many sources as asked.
     """
-    grown = grow(problem, dictionary, counts, _GROWTH_STEPS)
-    found = _refined(problem, grown, _STEPS)
+    found = _refined(problem, grow(problem, dictionary, counts, _GROWTH_STEPS), _STEPS)
     some = pack_scenes(_is_close(problem, found))
     if some.shape[1]:
         better = _refined(problem.take(some), found.take(some), _MORE_STEPS)
         found = found.replaced(better, some, torch.ones_like(some, dtype=torch.bool))
-    is_near = len(problem.active) > 1
-    n_pairs = _NEAR_PAIRS if is_near else _PAIRS
     for n_starts, n_out in ((_STARTS, 1), (n_pairs, 2)):
-        found = redetect(problem, dictionary, found, _is_doubtful(problem, found), n_starts, n_out)
-    if is_near:
-        found = look_elsewhere(problem, dictionary, found, problem.n_snapshots < counts)
+        doubtful = _is_doubtful(problem, found, n_snapshots)
+        found = redetect(problem, dictionary, found, doubtful, n_starts, n_out)
     return found
 
 
-def _is_doubtful(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
-    return surplus(problem, found) > _DOUBT
+def _mixed(
+    problem: Problem, clues: CovarianceClues, is_coherent: Bool[Tensor, "channel scene"]
+) -> tuple[Problem, Int[Tensor, "channel scene"]]:
+    """Coherent scenes with their strongest dimension, the others with all of their snapshots.
+
+    In one problem, since searching two costs more than a few empty snapshots; beside it how many
+    snapshots each scene has.
+    """
+    n_snapshots = torch.where(is_coherent, 1, problem.n_snapshots)
+    if not bool(is_coherent.any()):
+        return problem, n_snapshots
+    alone = clues.strongest_alone(problem)
+    if bool(is_coherent.all()):
+        return alone, n_snapshots
+    strongest = torch.zeros_like(problem.y)
+    strongest[:, :, :, :1] = alone.y
+    y = torch.where(is_coherent[..., None, None, None], strongest, problem.y)
+    return replace(problem, y=y), n_snapshots
+
+
+def _is_doubtful(
+    problem: Problem, found: Found, n_snapshots: Int[Tensor, "channel scene"]
+) -> Bool[Tensor, "channel scene"]:
+    """Whether more is left than noise leaves."""
+    n_sources = found.present.sum(-1)
+    freedom = n_snapshots * (problem.y.shape[-1] - n_sources)
+    freedom = (freedom - 0.5 * len(problem.active) * n_sources).clamp_min(1).to(found.cost)
+    return found.cost / problem.noise_power > freedom + _DOUBT * freedom.sqrt()
 
 
 def _refined(problem: Problem, found: Found, n_steps: int) -> Found:

@@ -21,6 +21,7 @@ from musicnet.localization.coherent_pursuit import pursue_by_coherence
 from musicnet.localization.confidence import covariance_by, filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
+from musicnet.localization.near_search import pursue_near
 from musicnet.localization.second_look import (
     FIRST_GROWTH_STEPS,
     Judged,
@@ -159,6 +160,9 @@ class NeuralSearch:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
         if self.coherence is not None:
+            if len(self.problem.active) > 1 and not self.are_alike:
+                found, self._is_coherent = pursue_near(self.coherence, self.problem, counts)
+                return _unjudged(found)
             found, self._is_coherent = pursue_by_coherence(
                 self.coherence, self.problem, counts, are_alike=self.are_alike
             )
