@@ -92,8 +92,8 @@ def is_one_waveform(
     Returns:
         False where a wrong subspace would cost more than the right one wins.
     """
-    several = (counts > 1) & (problem.n_snapshots > 1)
-    return several & (head(clues, problem.n_snapshots, counts) > _SURE)
+    log_odds: Tensor = head(clues, problem.n_snapshots, counts)
+    return (log_odds > _SURE) & (counts > 1) & (problem.n_snapshots > 1)
 
 
 def find_apart(

@@ -10,7 +10,8 @@ from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import compress
 from musicnet.estimation.subspace_fitting import fit_subspace
 from musicnet.localization import localize
-from musicnet.localization.near_search import improbability, look_elsewhere
+from musicnet.localization.near_search import improbability, look_elsewhere, pursue_near
+from musicnet.networks.coherence import CoherenceHead
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.array import ArrayGeometry
@@ -124,3 +125,69 @@ def test_localize_settles_ranges_and_leaves_bad_scenes_out():
     unknown = localize(heard, "neural", **asked)
     assert not unknown.sources.resolved[5].any()
     assert bool(unknown.sources.parameters[unknown.sources.resolved].isfinite().all())
+
+
+def near_scene(coherent_share, snr_db):
+    law = SourceLaw(
+        n_min=2,
+        n_max=3,
+        elevation_deg=(0.0, 0.0),
+        range_m=(8.0, 48.0),
+        snr_db=(snr_db, snr_db),
+        min_separation_deg=3.5,
+    )
+    return Scene(
+        ArrayGeometry(15),
+        law,
+        wavelength_m=1.0,
+        n_snapshots=12,
+        symbols="data",
+        coherent_share=coherent_share,
+    )
+
+
+def head_that_says(log_odds):
+    head = CoherenceHead(8, n_max=3, most_snapshots=100)
+    torch.nn.init.constant_(head.log_odds.bias, log_odds)
+    return head
+
+
+class SecondValue(torch.nn.Module):
+    """Sure of one waveform where the second eigenvalue is small."""
+
+    def forward(self, clues, n_snapshots, counts):
+        return 20.0 - clues.values[..., 1]
+
+
+def test_a_scene_does_not_depend_on_its_batch():
+    heard, truth = draw_block(near_scene(0.5, 5.0), block_generator(0, "test", 2, 0), 24)
+    problem = compress(heard, near_scene(0.5, 5.0).region)
+    counts = problem.flatten(truth.resolved.sum(-1))
+    head = SecondValue()
+    found, is_coherent = pursue_near(head, problem, counts)
+    assert 4 < int(is_coherent.sum()) < 20
+    for scene in (0, 5, 11):
+        some = torch.tensor([[scene]])
+        alone, is_alone = pursue_near(head, problem.take(some), counts[:, some[0]])
+        n_slots = int(counts[0, scene])
+        assert bool(is_alone[0, 0] == is_coherent[0, scene])
+        torch.testing.assert_close(
+            alone.parameters[0, 0], found.parameters[0, scene, :n_slots], rtol=0.0, atol=1e-3
+        )
+        assert found.present[0, scene].sum() == n_slots
+
+
+def test_one_waveform_is_searched_better_than_all_snapshots():
+    scene = near_scene(1.0, 0.0)
+    heard, truth = draw_block(scene, block_generator(0, "test", 3, 0), 300)
+    problem = compress(heard, scene.region)
+    counts = problem.flatten(truth.resolved.sum(-1))
+    two = counts[0] == 2
+
+    def error(log_odds):
+        found, is_coherent = pursue_near(head_that_says(log_odds), problem, counts)
+        assert bool(is_coherent.all()) == (log_odds > 0)
+        u = found.parameters[0, two, :2, 0].sort(-1).values
+        return float((u - truth.parameters[two, :2, 0].sort(-1).values).square().mean())
+
+    assert error(9.0) < 0.8 * error(-9.0)
