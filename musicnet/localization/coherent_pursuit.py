@@ -27,7 +27,7 @@ from musicnet.networks.coherence import CoherenceHead
 
 # log-odds from which a scene passes for coherent
 _SURE = 2.0
-_GROWTH_STEPS, _STEPS = 1, 5
+_GROWTH_STEPS, _STEPS = 3, 4
 # sources so close, in radians of the aperture's ends, that they take so many more
 _CLOSE, _MORE_STEPS = 3.0, 7
 _STARTS, _PAIRS = 3, 4
