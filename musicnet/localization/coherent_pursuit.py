@@ -8,7 +8,7 @@ says; where it is not sure, all snapshots are searched, since a wrong subspace c
 right one wins.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -27,12 +27,29 @@ from musicnet.networks.coherence import CoherenceHead
 
 # log-odds from which a scene passes for coherent
 _SURE = 2.0
-_GROWTH_STEPS, _STEPS = 3, 4
 # sources so close, in radians of the aperture's ends, that they take so many more
 _CLOSE, _MORE_STEPS = 3.0, 7
-_STARTS, _PAIRS = 3, 4
+_STARTS = 3
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How thoroughly places are searched.
+
+    Args:
+        growth_steps: of refinement after each new source.
+        steps: of refinement over all sources.
+        pairs: of cells, that are tried for two sources taken out.
+    """
+
+    growth_steps: int
+    steps: int
+    pairs: int
+
+
+_FAR = Pace(growth_steps=3, steps=4, pairs=4)
 
 
 @torch.no_grad()
@@ -101,7 +118,7 @@ def find_apart(
     n_snapshots: Int[Tensor, "channel scene"],
     dictionary: Dictionary,
     counts: Int[Tensor, "channel scene"],
-    n_pairs: int = _PAIRS,
+    pace: Pace = _FAR,
 ) -> Found:
     """Greedy pursuit, each source with amplitudes of its own, anew where the residual is no noise.
 
@@ -110,17 +127,17 @@ def find_apart(
         n_snapshots: how many they stand for.
         dictionary: cells to try.
         counts: sources of each scene.
-        n_pairs: of cells, that are tried for two sources taken out.
+        pace: how thoroughly.
 
     Returns:
         As many sources as asked.
     """
-    found = _refined(problem, grow(problem, dictionary, counts, _GROWTH_STEPS), _STEPS)
+    found = _refined(problem, grow(problem, dictionary, counts, pace.growth_steps), pace.steps)
     some = pack_scenes(_is_close(problem, found))
     if some.shape[1]:
         better = _refined(problem.take(some), found.take(some), _MORE_STEPS)
         found = found.replaced(better, some, torch.ones_like(some, dtype=torch.bool))
-    for n_starts, n_out in ((_STARTS, 1), (n_pairs, 2)):
+    for n_starts, n_out in ((_STARTS, 1), (pace.pairs, 2)):
         doubtful = _is_doubtful(problem, found, n_snapshots)
         found = redetect(problem, dictionary, found, doubtful, n_starts, n_out)
     return found

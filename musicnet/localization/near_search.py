@@ -21,10 +21,12 @@ from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.subspace_fitting import with_cost
-from musicnet.localization.coherent_pursuit import find_apart, is_one_waveform
+from musicnet.localization.coherent_pursuit import Pace, find_apart, is_one_waveform
 from musicnet.networks.coherence import CoherenceHead
 
-_STARTS, _PAIRS = 3, 16
+_APART = Pace(growth_steps=1, steps=5, pairs=4)
+_TOGETHER = Pace(growth_steps=1, steps=5, pairs=16)
+_STARTS = 3
 _STEPS = 8
 # of an amplitude's variance, in that of a lone source: sources that are hard to tell apart
 _ENTANGLED = 1.5
@@ -49,7 +51,7 @@ def pursue_near(
     dictionary = Dictionary.over(problem, None)
     n_slots, n_snapshots = int(counts.max()), torch.full_like(counts, problem.n_snapshots)
     if n_slots < 2 or problem.n_snapshots < 2:  # nothing to agree with
-        found = find_apart(problem, n_snapshots, dictionary, counts)
+        found = find_apart(problem, n_snapshots, dictionary, counts, _APART)
         return found, torch.zeros_like(counts, dtype=torch.bool)
     clues = CovarianceClues.of(problem)
     is_coherent = is_one_waveform(head, problem, clues, counts)
@@ -58,14 +60,14 @@ def pursue_near(
     found = Found(middle, torch.zeros_like(middle[..., 0], dtype=torch.bool), middle[..., 0, 0])
     if others.shape[1]:
         part, n_some = problem.take(others), take_scenes(counts, others)
-        better = find_apart(part, take_scenes(n_snapshots, others), dictionary, n_some)
+        better = find_apart(part, take_scenes(n_snapshots, others), dictionary, n_some, _APART)
         better = with_cost(part, better, n_slots)
         found = found.replaced(better, others, take_scenes(~is_coherent, others))
     some = pack_scenes(is_coherent)
     if some.shape[1]:
         part, n_some = problem.take(some), take_scenes(counts, some)
         alone = clues.take(some).strongest_alone(part)
-        better = find_apart(alone, torch.ones_like(n_some), dictionary, n_some, _PAIRS)
+        better = find_apart(alone, torch.ones_like(n_some), dictionary, n_some, _TOGETHER)
         better = look_elsewhere(alone, dictionary, better, n_some > 1)
         better = with_cost(part, better, n_slots)
         found = found.replaced(better, some, take_scenes(is_coherent, some))
@@ -91,7 +93,7 @@ def look_elsewhere(
     """
     found = redetect(problem, dictionary, found, wanted, _STARTS, misfit=improbability)
     tight = wanted & _is_entangled(problem, found)
-    found = redetect(problem, dictionary, found, tight, _PAIRS, 2, misfit=improbability)
+    found = redetect(problem, dictionary, found, tight, _TOGETHER.pairs, 2, misfit=improbability)
     refined = refine(problem, found.parameters, found.present, _STEPS)
     better = Found(refined.parameters, found.present, refined.cost)
     gain = improbability(problem, found) - improbability(problem, better)
