@@ -26,7 +26,7 @@ from musicnet.networks.coherence import CoherenceHead
 
 _APART = Pace(growth_steps=1, steps=5, pairs=4)
 _TOGETHER = Pace(growth_steps=1, steps=5, pairs=16)
-_STARTS = 3
+_STARTS, _FEW_STARTS = 3, 2
 _STEPS = 8
 # of an amplitude's variance, in that of a lone source: sources that are hard to tell apart
 _ENTANGLED = 1.5
@@ -61,6 +61,7 @@ def pursue_near(
     if others.shape[1]:
         part, n_some = problem.take(others), take_scenes(counts, others)
         better = find_apart(part, take_scenes(n_snapshots, others), dictionary, n_some, _APART)
+        better = redetect(part, dictionary, better, _is_entangled(part, better), _FEW_STARTS)
         better = with_cost(part, better, n_slots)
         found = found.replaced(better, others, take_scenes(~is_coherent, others))
     some = pack_scenes(is_coherent)
