@@ -152,7 +152,7 @@ def head_that_says(log_odds):
     return head
 
 
-class SecondValue(torch.nn.Module):
+class SecondValue(CoherenceHead):
     """Sure of one waveform where the second eigenvalue is small."""
 
     def forward(self, clues, n_snapshots, counts):
@@ -163,7 +163,7 @@ def test_a_scene_does_not_depend_on_its_batch():
     heard, truth = draw_block(near_scene(0.5, 5.0), block_generator(0, "test", 2, 0), 24)
     problem = compress(heard, near_scene(0.5, 5.0).region)
     counts = problem.flatten(truth.resolved.sum(-1))
-    head = SecondValue()
+    head = SecondValue(8, n_max=3, most_snapshots=100)
     found, is_coherent = pursue_near(head, problem, counts)
     assert 4 < int(is_coherent.sum()) < 20
     for scene in (0, 5, 11):
