@@ -30,6 +30,9 @@ _SURE = 2.0
 # sources so close, in radians of the aperture's ends, that they take so many more
 _CLOSE, _MORE_STEPS = 3.0, 7
 _STARTS = 3
+# share of a source's power that the other end of a sector explains, from which it may pass for it
+_ALIAS = 0.25
+_END, _END_STEPS = 1.5, 4  # radians of the aperture's ends
 # standard deviations of what noise leaves, from which a residual is not noise
 _DOUBT = 3.0
 
@@ -137,6 +140,8 @@ def find_apart(
     if some.shape[1]:
         better = _refined(problem.take(some), found.take(some), _MORE_STEPS)
         found = found.replaced(better, some, torch.ones_like(some, dtype=torch.bool))
+    if _do_ends_alias(problem, dictionary):
+        found = _from_other_end(problem, found)
     for n_starts, n_out in ((_STARTS, 1), (pace.pairs, 2)):
         doubtful = _is_doubtful(problem, found, n_snapshots)
         found = redetect(problem, dictionary, found, doubtful, n_starts, n_out)
@@ -185,3 +190,30 @@ def _is_close(problem: Problem, found: Found) -> Bool[Tensor, "channel scene"]:
     pairs = found.present[..., None] & found.present[..., None, :]
     pairs = pairs.tril(-1)
     return ((apart < _CLOSE) & pairs).flatten(2).any(-1)
+
+
+def _do_ends_alias(problem: Problem, dictionary: Dictionary) -> bool:
+    """Whether a source at one end of the sector looks like one at the other, as at +-90 degrees."""
+    if problem.active != (0,) or problem.operator is not None:
+        return False
+    ends = dictionary.parts[0, 0][:, [0, -1]]  # real above imaginary parts
+    real, imaginary = ends.chunk(2)
+    first, last = torch.complex(real, imaginary).unbind(-1)
+    return float((first.conj() @ last).abs() / len(first)) ** 2 > _ALIAS
+
+
+def _from_other_end(problem: Problem, found: Found) -> Found:
+    """The source nearest to an end of the sector, also from the other end; the better fit stays."""
+    (low, *_), (high, *_) = problem.box.tolist()
+    u = found.parameters[..., 0]
+    inside = torch.minimum(u - low, high - u).masked_fill(~found.present, torch.inf)
+    nearest, slot = inside.min(-1, keepdim=True)
+    some = pack_scenes(nearest[..., 0] < _END * problem.resolution[0])
+    if some.shape[1] == 0:
+        return found
+    part, before, slot = problem.take(some), found.take(some), take_scenes(slot, some)
+    other = torch.where(before.parameters[..., 0].gather(-1, slot) < 0.5 * (low + high), high, low)
+    moved = before.parameters.clone()
+    moved[..., 0] = moved[..., 0].scatter(-1, slot, other)
+    tried = _refined(part, Found(moved, before.present, before.cost), _END_STEPS)
+    return found.replaced(tried, some, tried.cost < before.cost)
