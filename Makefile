@@ -42,7 +42,7 @@ bench: $(ready)  ## the tables of benchmarks/, as JSON beside the scripts' outpu
 	$(bin)/python benchmarks/scenes.py --json runs/benchmarks/scenes.json
 
 # What lies in musicnet/weights is what `auto` picks from.
-names ?= ris ris_data_symbols
+names ?= ris ris_data_symbols ula ula_many near_ula
 weights: $(ready)  ## train again what ships in musicnet/weights
 	for name in $(names); do $(bin)/python benchmarks/train_weights.py $$name || exit 1; done
 

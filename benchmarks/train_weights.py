@@ -85,14 +85,17 @@ def limits_of(scene: Scene, *, calibrates: bool = False) -> list[str]:
         heard += f" {scene.surface.n_antennas} antennas in {scene.surface.n_codes} codes"
     box = ", ".join(f"{name} from {low:.4g} to {high:.4g}" for name, (low, high) in bounds.items())
     counts = f"{law.n_min} to {law.n_max}" if law.n_min < law.n_max else str(law.n_max)
+    loudness = "in total" if law.snr_of == "total" else "per source"
     limits = [
         f"{heard}; {scene.symbols} symbols",
         "elements at the places of the scene, to a thousandth of a wavelength",
         f"sources searched for within {box} (1/m)",
-        f"{counts} sources at {law.snr_db[0]:g} to {law.snr_db[1]:g} dB per {law.snr_of}",
+        f"{counts} sources at {law.snr_db[0]:g} to {law.snr_db[1]:g} dB {loudness}",
     ]
     if not scene.far_field:
         limits.append(f"near field at a wavelength of {scene.wavelength_m:g} m")
+    if scene.is_alike:
+        limits.append("coherent sources in phase and equally loud; never chosen by itself")
     if scene.imperfections is not None or calibrates:
         limits.append("for the one device whose errors it was trained with; never chosen by itself")
     return limits

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from musicnet.estimation.found import Found, surplus
@@ -76,9 +76,7 @@ def compare(problem: Problem, answers: Sequence[Answer]) -> Answers:
     Returns:
         All of them, in single precision; no gradient.
     """
-    heard = problem.y[:, :, 0].nan_to_num()
-    dimensions = torch.linalg.svd(heard, full_matrices=False)[1:]
-    looks = [_Look.at(problem, answer, dimensions) for answer in answers]
+    looks = [_Look.at(problem, answer) for answer in answers]
     is_there = torch.stack([answer.is_there for answer in answers], dim=-1)
     clues = torch.stack([look.clues for look in looks], dim=-2)
     independent = torch.stack([look.independent for look in looks], dim=-1)
@@ -123,7 +121,7 @@ class _Look:
     of_any_rank: Tensor
 
     @classmethod
-    def at(cls, problem: Problem, answer: Answer, dimensions: tuple[Tensor, Tensor]) -> "_Look":
+    def at(cls, problem: Problem, answer: Answer) -> "_Look":
         found = answer.found
         explained = explain(problem, found.parameters, found.present)
         misfits = symbol_misfits(problem, explained, found.present)
@@ -135,7 +133,7 @@ class _Look:
             torch.cat(
                 (
                     _own_clues(problem, answer, explained, misfits.powers, spread),
-                    _outside(problem, explained, found.present, *dimensions),
+                    _outside(problem, explained, found.present),
                 ),
                 dim=-1,
             ),
@@ -188,10 +186,10 @@ def _outside(
     problem: Problem,
     explained: Explanation,
     present: Bool[Tensor, "channel scene source"],
-    values: Float[Tensor, "channel scene dimension"],
-    directions: Complex[Tensor, "channel scene dimension row"],
 ) -> Float[Tensor, "channel scene top"]:
     """How much of the strongest dimensions is left, to what noise would leave."""
+    values, directions = problem.dimensions
+    values, directions = values.to(problem.noise_power), directions.to(explained.basis)
     top = min(_TOP, values.shape[-1])
     inside = directions[..., :top, :] @ explained.basis[:, :, 0].mH
     share = 1.0 - torch.view_as_real(inside).square().sum((-2, -1))

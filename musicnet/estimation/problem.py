@@ -8,6 +8,7 @@ as there are rows. Costs, gradients and Gauss-Newton matrices stay what they wer
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -83,6 +84,22 @@ class Problem:
         spans = [c.amax() - c.amin() for c in (x, y, curvature)]
         spread = torch.stack((spans[0] + depth, spans[1] + depth, spans[2]))
         return 1.0 / (self.wavenumber * spread)
+
+    @cached_property
+    def dimensions(
+        self,
+    ) -> tuple[
+        Float[Tensor, "channel scene dimension"], Complex[Tensor, "channel scene dimension row"]
+    ]:
+        """Singular values of the first block's snapshots, falling, and their directions in rows.
+
+        In double: strong sources must not hide what is weak. Decomposed once, however many ranks
+        are looked at.
+        """
+        # one scene that is not finite would stop the decomposition of all
+        heard = self.y[:, :, 0].to(torch.complex128).nan_to_num()
+        _, values, directions = torch.linalg.svd(heard, full_matrices=False)
+        return values, directions
 
     def unflatten(self, values: Tensor) -> Tensor:
         """Brings (channel, scene, ...) back to the leading axes of the observation."""

@@ -102,11 +102,28 @@ def _moved(
     variance = covariance[..., 2, 2].clamp_min(_TINY)
     along = covariance[..., 2] / variance[..., None]  # 1 along rho itself
     moved = parameters + along * (rho - parameters[..., 2])[..., None]
-    surplus = squared_error * rho**4 - variance
-    widened = covariance + surplus[..., None, None] * along[..., None] * along[..., None, :]
+    widened = covariance_about(covariance, squared_error * rho**4)
     # an infinite variance over itself is no number
     known = covariance.isfinite().all(-1).all(-1)[..., None]
     return (
         torch.where(known, moved, parameters),
         torch.where(known[..., None], widened, covariance),
     )
+
+
+def covariance_about(
+    covariance: Float[Tensor, "*batch source 3 3"], squared_error: Float[Tensor, "*batch source"]
+) -> Float[Tensor, "*batch source 3 3"]:
+    """The covariance once the error of the inverse range is another.
+
+    Args:
+        covariance: of (u, v, rho).
+        squared_error: mean square of rho's error; 1/m^2.
+
+    Returns:
+        Directions follow as far as they are correlated.
+    """
+    variance = covariance[..., 2, 2].clamp_min(_TINY)
+    along = covariance[..., 2] / variance[..., None]
+    surplus = squared_error - variance
+    return covariance + surplus[..., None, None] * along[..., None] * along[..., None, :]

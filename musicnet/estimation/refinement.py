@@ -3,6 +3,7 @@
 Where symbols are Gaussian, their powers move along with the sources, and the likelihood is theirs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -25,6 +26,13 @@ _TINY = 1e-30
 Around = TypeVar("Around", Linearization, SymbolLinearization)
 
 
+Model = Callable[
+    [Problem, Float[Tensor, "channel scene source 3"], Bool[Tensor, "channel scene source"]],
+    Linearization,
+]
+"""The cost around given sources, and how it changes as they move."""
+
+
 @dataclass(frozen=True)
 class Refined:
     """Sources at a minimum of the cost, or near it.
@@ -45,6 +53,7 @@ def refine(
     parameters: Float[Tensor, "channel scene source 3"],
     present: Bool[Tensor, "channel scene source"],
     n_iterations: int,
+    model: Model = linearize,
 ) -> Refined:
     """Moves sources downhill, all scenes at once.
 
@@ -57,6 +66,7 @@ def refine(
         parameters: (u, v, rho) to start from; brought into the region first.
         present: slots that hold a source; the others may be anything finite.
         n_iterations: steps tried in every scene.
+        model: whose cost has to fall; each source has amplitudes of its own unless said otherwise.
 
     Returns:
         The best sources seen.
@@ -66,14 +76,14 @@ def refine(
     if problem.log_powers is not None and present.shape[-1] > 0:
         return _refine_symbols(problem, here, present, n_iterations)
     limit = _STEP_LIMIT * problem.resolution[list(problem.active)]
-    now = linearize(problem, here, present)
+    now = model(problem, here, present)
     damping = torch.full_like(now.cost, _FIRST_DAMPING)
     for _ in range(n_iterations):
         step = _step(problem, here, now, present, damping).clamp(-limit, limit)
         there = here.clone()
         there[..., list(problem.active)] += step
         there = problem.region.onto_disc(there.clamp(low, high))
-        then = linearize(problem, there, present)
+        then = model(problem, there, present)
         better = then.cost < now.cost
         here = torch.where(better[..., None, None], there, here)
         now = _choose(better, then, now)

@@ -185,8 +185,7 @@ def fit_subspace(problem: Problem, rank: int) -> Problem:
         A problem with as many weighted singular vectors for snapshots.
     """
     heard = problem.y[:, :, 0]
-    # one scene that is not finite would stop the decomposition of all
-    _, values, directions = torch.linalg.svd(heard.nan_to_num(), full_matrices=False)
+    values, directions = problem.dimensions
     power = values[..., :rank].square() / problem.n_snapshots  # lambda
     noise = problem.noise_power[..., None]
     signal = (power - noise).clamp_min(_LEAST_WEIGHT * noise)
@@ -281,9 +280,8 @@ def _least_misfit(
     No span has larger eigenvalues than all rows, and no power is lower than where all sources add
     up.
     """
-    heard = problem.y[:, :, 0].to(torch.complex128).nan_to_num()
     power = problem.n_snapshots * problem.noise_power.double()
-    values = torch.linalg.svdvals(heard).square() / power[..., None]
+    values = problem.dimensions[0].square() / power[..., None]
     misfit = _ranked_misfit(values, problem.n_snapshots, counts)[..., rank - 1]
     n_rows = problem.y.shape[-1]
     loudest = n_rows if problem.operator is None else problem.operator.abs().sum(-1).square().sum()

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
@@ -36,10 +38,12 @@ class SceneBatch:
         observations: each with operators of its own, batch (channel, scene).
         truth: the sources of all scenes, batch (scene,), observation after observation; None
             where they are not known.
+        is_coherent: scenes whose sources send one waveform; None where that is not known.
     """
 
     observations: tuple[Observation, ...]
     truth: Sources | None
+    is_coherent: Bool[Tensor, " scene"] | None = None
 
     @property
     def n_scenes(self) -> int:

@@ -14,7 +14,7 @@ from musicnet.learning.recorded_scene import check_recording
 from musicnet.recordings.observation_files import ObservationFile
 from musicnet.recordings.shards import read_recording
 from musicnet.scene.scene import Scene
-from musicnet.scene.snapshots import Observation, block_generator, draw_blocks
+from musicnet.scene.snapshots import Observation, block_generator, draw_known_blocks
 from musicnet.scene.sources import Sources
 
 
@@ -126,14 +126,17 @@ class SceneData(PlannedData):
         """Draws the blocks."""
         scene = self._scene_of(entry[0], epoch)
         drawn = [
-            draw_blocks(scene, run.numbers, run.n_scenes, device, self.seed, run.split, epoch)
+            draw_known_blocks(scene, run.numbers, run.n_scenes, device, self.seed, run.split, epoch)
             for run in entry
         ]
         truth = Sources(
-            torch.cat([sources.parameters.flatten(0, 1) for _, sources in drawn]),
-            torch.cat([sources.resolved.flatten(0, 1) for _, sources in drawn]),
+            torch.cat([one.truth.parameters.flatten(0, 1) for one in drawn]),
+            torch.cat([one.truth.resolved.flatten(0, 1) for one in drawn]),
         )
-        return SceneBatch(tuple(observation for observation, _ in drawn), truth)
+        is_coherent = None
+        if scene.surface is None and scene.symbols == "data":
+            is_coherent = torch.cat([one.is_coherent.flatten() for one in drawn])
+        return SceneBatch(tuple(one.observation for one in drawn), truth, is_coherent)
 
     def _scene_of(self, first: BlockRun, epoch: int) -> Scene:
         """The scene with the number of snapshots of one batch."""

@@ -21,6 +21,7 @@ from musicnet.learning.answer_examples import AnswerExample, answer_examples, an
 from musicnet.learning.batches import SceneBatch, with_truth
 from musicnet.learning.calibration_loss import calibration_loss
 from musicnet.learning.checkpoint_weights import find_network
+from musicnet.learning.coherence_examples import coherence_loss
 from musicnet.learning.evaluation import evaluation_metrics
 from musicnet.learning.losses import SPECTRUM_TERMS, loss_terms
 from musicnet.learning.parts import check_parts
@@ -233,6 +234,10 @@ class MusicNet(GatedModule):
         if self.network.head.judge is not None and weighs(self.phases, "answers"):
             examples = list(self._answers(self.network.head.judge, batch))
             terms["answers"] = answer_loss(self.network.head.judge, examples)
+        head = self.network.head.coherence
+        if head is not None and weighs(self.phases, "coherence"):
+            with torch.autocast(self.device.type, enabled=False):
+                terms["coherence"] = coherence_loss(head, batch, self.scene.region)
         return terms
 
     def _misfit(self, batch: SceneBatch) -> Float[Tensor, ""]:

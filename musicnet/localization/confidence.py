@@ -15,6 +15,7 @@ from torch import Tensor
 
 from musicnet.estimation.linearization import explain, linearize
 from musicnet.estimation.problem import Problem
+from musicnet.estimation.refinement import Model
 from musicnet.estimation.symbol_likelihood import symbol_cost, symbol_information
 from musicnet.scene.sources import Sources
 
@@ -100,6 +101,28 @@ def _around(
     curvature = information.of_positions * problem.noise_power[..., None, None]
     cost = symbol_cost(problem, explained, present)
     return _Around(cost, explained.cost, n_free, curvature)
+
+
+def covariance_by(
+    model: Model, problem: Problem, sources: Sources
+) -> Float[Tensor, "*batch source 3 3"]:
+    """Error bars of a model of the amplitudes that is not the usual one.
+
+    Args:
+        model: the cost around sources.
+        problem: what was heard, of known noise power.
+        sources: batch of the observation that the problem came from.
+
+    Returns:
+        Covariance of (u, v, rho) of each source; 0 along what is fixed, NaN in empty slots.
+    """
+    exact = _in_double(problem)
+    parameters, present = filled(exact, sources)
+    around = model(exact, parameters, present)
+    covariance = _covariance(exact, around.curvature, present.shape[-1])
+    covariance = covariance * exact.noise_power[..., None, None, None]
+    covariance = covariance.masked_fill(~present[..., None, None], math.nan)
+    return problem.unflatten(covariance.to(sources.parameters.dtype))
 
 
 def filled(

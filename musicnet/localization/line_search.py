@@ -17,7 +17,7 @@ from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, surplus
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
-from musicnet.estimation.pursuit import grow, multistart, nomp
+from musicnet.estimation.pursuit import grow, nomp
 from musicnet.estimation.redetection import alternatives
 from musicnet.estimation.refinement import refine
 from musicnet.estimation.subspace_fitting import (
@@ -94,14 +94,18 @@ def more_answers(
     """
     counts, n_slots = answers[0].found.present.sum(-1), answers[0].found.present.shape[-1]
     answers = list(answers)
-    for rank in range(most_dimensions(problem, n_slots) + 1):
+    # one fit mostly explains the scene, and the strongest dimension is the soonest searched
+    for rank in (*range(1, most_dimensions(problem, n_slots) + 1), 0):
         searched = unexplained & (counts > max(rank, 1))
         some = pack_scenes(searched)
         if some.shape[1]:
             part = problem.take(some)
             fitted = fit_subspace(part, rank) if rank else part
-            better = multistart(fitted, None, take_scenes(counts, some))
+            better = nomp(fitted, dictionary.grid, take_scenes(counts, some))
             answers.append(_of_some(problem, answers[0], better, rank, some, searched))
+            better = with_cost(part, better, n_slots)
+            explained = searched & put_scenes(searched, is_explained(part, better), some)
+            unexplained = unexplained & ~explained
     moved = wanted & (counts > 1)
     for other, is_there in alternatives(problem, dictionary, answers[0].found, _ELSEWHERE):
         finite = torch.where(is_there, other.cost, 0.0)

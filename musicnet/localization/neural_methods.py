@@ -11,15 +11,19 @@ from torch import Tensor
 
 from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.found import Found, finish, is_settled, nothing
+from musicnet.estimation.one_waveform import linearize_together
 from musicnet.estimation.posterior import Loudness, log_posterior
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.pursuit import append
+from musicnet.estimation.range_mean import settle_ranges
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
-from musicnet.localization.confidence import assess
+from musicnet.localization.coherent_pursuit import pursue_by_coherence
+from musicnet.localization.confidence import assess, covariance_by, filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.line_search import weigh
+from musicnet.localization.near_search import pursue_near
 from musicnet.localization.second_look import (
     FIRST_GROWTH_STEPS,
     Judged,
@@ -59,8 +63,11 @@ class NeuralSearch:
         self.law = pretrained.scene.sources
         self.trust = _in_double(pretrained.network.head.trust)
         self.judge = _in_double(pretrained.network.head.judge)
+        self.coherence = pretrained.network.head.coherence
+        self.are_alike = pretrained.scene.is_alike
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
+        self._is_coherent: Bool[Tensor, "channel scene"] | None = None
 
     @cached_property
     def dictionary(self) -> Dictionary:
@@ -72,6 +79,8 @@ class NeuralSearch:
 
         By pursuit where the network has no trust head, or where noise could be of any power.
         """
+        if self.coherence is not None:  # what is beyond training is left to pursuit
+            return count_by_pursuit(self.task)
         if self.trust is None or not self.task.is_noise_known:
             return count_by_pursuit(self.task).clamp_max(self.law.n_max)
         most = min(self.task.most_sources, self.law.n_max)
@@ -95,6 +104,8 @@ class NeuralSearch:
 
     def find(self, counts: Counts) -> Sources:
         """As many sources of each scene."""
+        if self.coherence is not None and self.task.n_sources is None:
+            return self._find_counted(counts)
         most = int(counts.max())
         if most > self.law.n_max:
             raise ValueError(
@@ -119,6 +130,17 @@ class NeuralSearch:
         Returns:
             Sources with settled ranges inside the region, and the covariance of their errors.
         """
+        if self.are_alike and self._is_coherent is not None:
+            together = covariance_by(linearize_together, self.problem, sources)
+            is_coherent = self.problem.unflatten(self._is_coherent)[..., None, None, None]
+            return sources, torch.where(is_coherent, together.to(covariance), covariance)
+        if self.coherence is not None and self.law.range_m is not None:
+            parameters, present = filled(self.problem, sources)
+            known = self.problem.flatten(covariance)
+            settled = settle_ranges(self.problem, parameters, present, known, self.law.range_m)
+            moved, wider = map(self.problem.unflatten, settled)
+            moved = moved.masked_fill(~sources.resolved[..., None], torch.nan)
+            return Sources(moved, sources.resolved), wider
         if self.trust is None or self._final is None:
             return sources, covariance
         is_symbols = self.problem.log_powers is not None
@@ -137,6 +159,15 @@ class NeuralSearch:
             sources = Sources(self.task.region.clamp(parameters), sources.resolved)
         return sources, covariance * after
 
+    def _find_counted(self, counts: Counts) -> Sources:
+        """As many sources as pursuit has counted; its own where they are more than were learned."""
+        wanted = self.problem.flatten(counts)
+        is_beyond = wanted > self.law.n_max
+        found = self._answer(wanted.masked_fill(is_beyond, 0)).found
+        pursued = self.task.pursued
+        found = found.widened(pursued.present.shape[-1])
+        return found.chosen(is_beyond, pursued).sources(self.problem)
+
     def _answer(self, counts: Counts) -> Judged:
         """Answers to the scenes of one number of sources at a time.
 
@@ -147,15 +178,27 @@ class NeuralSearch:
             return self._answer_alike(counts)
         most = max(different)
         answer = _unjudged(nothing(self.problem).widened(most))
+        is_coherent = torch.zeros_like(counts, dtype=torch.bool)
         for k in different:
             some = counts == k
             part = self._answer_alike(counts.where(some, 0)).single_out(some)
             answer = answer.put_back(some, part.widened(most))
+            if self._is_coherent is not None:
+                is_coherent |= self._is_coherent & some
+        self._is_coherent = is_coherent
         return answer
 
     def _answer_alike(self, counts: Counts) -> Judged:
         if int(counts.max()) == 0:
             return _unjudged(nothing(self.problem))
+        if self.coherence is not None:
+            if len(self.problem.active) > 1 and not self.are_alike:
+                found, self._is_coherent = pursue_near(self.coherence, self.problem, counts)
+                return _unjudged(found)
+            found, self._is_coherent = pursue_by_coherence(
+                self.coherence, self.problem, counts, are_alike=self.are_alike
+            )
+            return _unjudged(found)
         # a single snapshot has no symbols to weigh answers by
         if self.judge is not None and self.problem.n_snapshots > 1:
             return _unjudged(weigh(self.judge, self.problem, counts))

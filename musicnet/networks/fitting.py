@@ -52,8 +52,8 @@ def choose(
 ) -> Pretrained | None:
     """The first of the shipped networks that fits.
 
-    Networks for an array with errors of its own, simulated or learned, are passed over: whether a
-    recording was made with that very array only its owner knows.
+    Networks for an array with errors of its own, simulated or learned, or for sources that arrive
+    in phase, are passed over: whether a recording is of that kind only its owner knows.
 
     Args:
         observation: what was heard.
@@ -70,7 +70,8 @@ def choose(
     for path in shipped().values():
         pretrained = load_shipped(path)
         is_ideal = pretrained.scene.imperfections is None and pretrained.network.calibration is None
-        if is_ideal and fits(pretrained, observation, region, n_sources) is None:
+        is_common = is_ideal and not pretrained.scene.is_alike
+        if is_common and fits(pretrained, observation, region, n_sources) is None:
             return pretrained
     return None
 

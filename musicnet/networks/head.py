@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from musicnet.networks.coherence import CoherenceHead
 from musicnet.networks.judge import Judge
 from musicnet.networks.trust import TrustHead
 from musicnet.shapes import Map
@@ -40,9 +41,17 @@ class Head(nn.Module):
         n_rho: planes of the grid.
         n_trust: features of the trust head; 0 goes without.
         n_judge: features of the judge; 0 goes without.
+        coherence: says which scenes are coherent; None goes without.
     """
 
-    def __init__(self, n_channels: int, n_rho: int, n_trust: int = 0, n_judge: int = 0) -> None:
+    def __init__(
+        self,
+        n_channels: int,
+        n_rho: int,
+        n_trust: int = 0,
+        n_judge: int = 0,
+        coherence: CoherenceHead | None = None,
+    ) -> None:
         super().__init__()
         self.outputs = nn.Conv2d(n_channels, n_rho * _N_OUTPUTS, kernel_size=1)
         self.score_weight = nn.Parameter(torch.ones(()))
@@ -52,6 +61,7 @@ class Head(nn.Module):
             bias.zero_()[::_N_OUTPUTS] = INITIAL_LOGIT
         self.trust = TrustHead(n_trust) if n_trust else None
         self.judge = Judge(n_judge) if n_judge else None
+        self.coherence = coherence
 
     def forward(
         self,

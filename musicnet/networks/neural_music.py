@@ -12,6 +12,7 @@ from musicnet.estimation.posterior import Loudness
 from musicnet.estimation.spectrum import SearchGrid
 from musicnet.networks.backbone import N_NORM_GROUPS, Backbone
 from musicnet.networks.calibration import Calibration
+from musicnet.networks.coherence import CoherenceHead
 from musicnet.networks.head import Head, PseudoSpectrum
 from musicnet.networks.image import image_of
 from musicnet.networks.trust import N_TRUST_HEADS
@@ -41,6 +42,8 @@ class NetworkSettings:
             without. It judges what is heard behind a surface only.
         n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
             without. It weighs what an array heard of data symbols.
+        n_coherence: features of the head that says which scenes are coherent; 0 goes without. It
+            is about data symbols that an array heard.
         calibrates: whether it learns the errors of one surface, heard with pilots, as well.
 
     Raises:
@@ -54,6 +57,7 @@ class NetworkSettings:
     n_rho: int = 8
     n_trust: int = 0
     n_judge: int = 0
+    n_coherence: int = 0
     calibrates: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +72,8 @@ class NetworkSettings:
             )
         if self.n_judge < 0:
             raise ValueError(f"n_judge must be >= 0: got {self.n_judge}.")
+        if self.n_coherence < 0:
+            raise ValueError(f"n_coherence must be >= 0: got {self.n_coherence}.")
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations must be at least 1: got {self.dilations}.")
         if min(self.n_v, self.n_u, self.n_rho) < 2:
@@ -76,7 +82,8 @@ class NetworkSettings:
                 f"n_v={self.n_v}, n_u={self.n_u}, n_rho={self.n_rho}."
             )
         # sizes come from files as well, where nothing else bounds them
-        widest = max(self.n_channels, self.n_trust, self.n_judge, max(self.dilations, default=1))
+        heads = (self.n_trust, self.n_judge, self.n_coherence)
+        widest = max(self.n_channels, *heads, *self.dilations)
         if widest > MAX_WIDTH or len(self.dilations) > MAX_WIDTH:
             raise ValueError(
                 f"no width, dilation or number of blocks may exceed {MAX_WIDTH}: got {widest} and "
@@ -120,11 +127,19 @@ class NeuralMusic(nn.Module):
         if settings.n_trust:
             _check_trust(scene, settings)
         if settings.n_judge:
-            _check_judge(scene, settings)
+            _check_plain_data(scene, "judge weighs", f"n_judge={settings.n_judge}")
+        if settings.n_coherence:
+            _check_plain_data(scene, "coherence is of", f"n_coherence={settings.n_coherence}")
         if settings.calibrates:
             _check_calibration(scene)
         self.calibration = Calibration(scene.n_elements) if settings.calibrates else None
-        self.head = Head(settings.n_channels, self.grid.n_rho, settings.n_trust, settings.n_judge)
+        self.head = Head(
+            settings.n_channels,
+            self.grid.n_rho,
+            settings.n_trust,
+            settings.n_judge,
+            _coherence(scene, settings),
+        )
 
     def forward(self, observation: Observation) -> PseudoSpectrum:
         """Observation to pseudo-spectrum.
@@ -214,13 +229,20 @@ def _check_trust(scene: Scene, settings: NetworkSettings) -> None:
     Loudness.of(scene.sources)
 
 
-def _check_judge(scene: Scene, settings: NetworkSettings) -> None:
-    """Refuses a judge where it would have nothing to weigh."""
+def _coherence(scene: Scene, settings: NetworkSettings) -> CoherenceHead | None:
+    if settings.n_coherence == 0:
+        return None
+    return CoherenceHead(settings.n_coherence, scene.sources.n_max, scene.n_snapshots)
+
+
+def _check_plain_data(scene: Scene, what: str, setting: str) -> None:
+    """Refuses a head where it would have nothing to say."""
     if scene.surface is not None or scene.symbols != "data":
         raise ValueError(
-            "the judge weighs what an array heard of data symbols: got "
-            f"n_judge={settings.n_judge} with symbols={scene.symbols!r} and "
-            f"{'no surface' if scene.surface is None else 'a surface'}. Set n_judge=0."
+            f"the {what} what an array heard of data symbols: got {setting} with "
+            f"symbols={scene.symbols!r} and "
+            f"{'no surface' if scene.surface is None else 'a surface'}. "
+            f"Set {setting.partition('=')[0]}=0."
         )
 
 

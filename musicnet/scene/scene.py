@@ -148,6 +148,20 @@ class Scene:
         return self.sources.region
 
     @property
+    def is_alike(self) -> bool:
+        """Whether the sources of a coherent scene arrive in phase and equally loud, always."""
+        law = self.sources
+        is_loudness_shared = law.snr_of == "total" or law.snr_db[0] == law.snr_db[1]
+        return (
+            self.symbols == "data"
+            and self.coherent_share > 0
+            and self.correlation == 1.0
+            and law.phase_deg[0] == law.phase_deg[1]
+            and law.path_loss_exponent == 0.0
+            and is_loudness_shared
+        )
+
+    @property
     def active(self) -> tuple[bool, bool, bool]:
         """Which of (u, v, rho) are searched."""
         return self.region.active

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from musicnet.scene.draws import draw_complex_normal, draw_uniform
@@ -21,6 +21,8 @@ from musicnet.scene.sources import SourceDraw, Sources
 from musicnet.scene.steering import Places, steering, superposed_field
 from musicnet.scene.surface import quantise_phases
 from musicnet.shapes import Operator, Positions, Received
+
+_SAME_WAVEFORM = 1e-4  # of a squared correlation, for rounding
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ class KnownBlocks:
     observation: Observation
     truth: Sources
     amplitudes: Complex[Tensor, "channel scene block source"]
+
+    @property
+    def is_coherent(self) -> Bool[Tensor, "channel scene"]:
+        """Scenes whose sources send one waveform; those of one source, or one block, as well."""
+        symbols = self.amplitudes
+        products = symbols.mH @ symbols  # (..., source, source)
+        power = products.diagonal(dim1=-2, dim2=-1).real
+        most = power[..., None] * power[..., None, :]
+        shared = torch.view_as_real(products).square().sum(-1)
+        return (shared >= (1.0 - _SAME_WAVEFORM) * most).all(-1).all(-1)
 
 
 def block_generator(

@@ -181,6 +181,13 @@ def test_weights_for_one_array_with_its_errors_are_taken_by_name_alone(ship, lin
     assert fits(find_weights("miscalibrated"), heard_in(line_scene), line_scene.region) is None
 
 
+def test_weights_for_sources_in_phase_are_taken_by_name_alone(ship, line_scene):
+    law = replace(line_scene.sources, phase_deg=(0.0, 0.0), snr_db=(20.0, 20.0))
+    ship(alike=replace(line_scene, sources=law, coherent_share=0.5))
+    assert choose(heard_in(line_scene), line_scene.region) is None
+    assert fits(find_weights("alike"), heard_in(line_scene), line_scene.region) is None
+
+
 def test_a_damaged_file_is_never_passed_over(ship, line_scene):
     path = ship(line=line_scene) / "line.safetensors"
     content = bytearray(path.read_bytes())

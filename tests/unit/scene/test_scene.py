@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,3 +88,32 @@ def test_impossible_scenes_are_refused(arguments, got):
 def test_impossible_arrays_are_refused(arguments, got):
     with pytest.raises(ValueError, match=got):
         ArrayGeometry(**arguments)
+
+
+ALIKE = Scene(
+    ArrayGeometry(8),
+    SourceLaw(
+        elevation_deg=(0.0, 0.0),
+        range_m=None,
+        phase_deg=(0.0, 0.0),
+        snr_db=(0.0, 20.0),
+        snr_of="total",
+    ),
+    n_snapshots=20,
+    symbols="data",
+    coherent_share=0.5,
+)
+
+
+def test_sources_are_alike_where_nothing_but_their_waveform_is_left_to_chance():
+    assert ALIKE.is_alike
+    law = ALIKE.sources
+    for other in (
+        replace(ALIKE, coherent_share=0.0),
+        replace(ALIKE, correlation=0.9),
+        replace(ALIKE, sources=replace(law, phase_deg=(0.0, 90.0))),
+        replace(ALIKE, sources=replace(law, snr_of="source")),
+    ):
+        assert not other.is_alike
+    loud = replace(law, snr_of="source", snr_db=(20.0, 20.0))
+    assert replace(ALIKE, sources=loud).is_alike

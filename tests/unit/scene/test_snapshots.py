@@ -202,3 +202,18 @@ def test_known_blocks_are_the_blocks():
     known = draw_known_blocks(scene, [3], 8, "cpu", seed=0, split="train", epoch=0)
     assert torch.equal(known.observation.y, heard.y)
     assert torch.equal(known.truth.resolved, truth.resolved)
+
+
+@pytest.mark.parametrize(("share", "correlation"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.99)])
+def test_scenes_of_one_waveform_are_known(share, correlation):
+    law = SourceLaw(2, 3, elevation_deg=(0.0, 0.0), range_m=None, snr_db=(-5.0, 20.0))
+    scene = Scene(
+        ArrayGeometry(8),
+        law,
+        n_snapshots=10,
+        symbols="data",
+        coherent_share=share,
+        correlation=correlation,
+    )
+    known = draw_known_blocks(scene, [0], 200, "cpu", seed=0, split="test", epoch=0)
+    assert bool((known.is_coherent == (share * correlation == 1.0)).all())
