@@ -67,12 +67,15 @@ DEVICES = (1, 2, 3)
 """Seeds of other hardware than the experiment's."""
 
 _ALL = (1, 2, 3, 4)
+_NOTED = Campaign(128, has_one_source=True, survey_m=0.05, is_told=True)
 LIMITS = (
     # where the uncalibrated likelihood is several times off
     Limit(1, (2,), (20.0,), "efficiency", 2.0),
     Limit(1, (2,), (20.0,), "efficiency", 0.4, of=FROM_TRUTH),
     Limit(1, (2,), (20.0,), "efficiency", 2.0, judged=Campaign(32).name),
     Limit(1, (2,), (20.0,), "efficiency", 2.0, judged=Campaign(32, has_one_source=True).name),
+    Limit(1, (2,), (20.0,), "efficiency", 1.2, judged=_NOTED.name),
+    Limit(3, (2,), (20.0,), "nees_xyz", 1.4, low=0.8, judged=_NOTED.name),
     Limit(2, _ALL, (0.0, 10.0, 20.0), "efficiency", 1.2),
     Limit(2, _ALL, (10.0, 20.0), "efficiency", 1.0, of="nomp"),
     Limit(2, _ALL, (0.0, 10.0, 20.0), "outliers", 0.01),
@@ -170,12 +173,12 @@ def evaluate(pretrained: Pretrained, cell: Cell, plan: Plan) -> Iterator[dict[st
 def measure(pretrained: Pretrained, cells: tuple[Cell, ...], plan: Plan) -> list[dict[str, Any]]:
     """Rows of all cells, printed; those of the judged method with its limits."""
     rows = []
-    print(f"{'K':>2}{'dB':>4}  {'method':<26}" + "".join(f"{name:>12}" for name in _COLUMNS))
+    print(f"{'K':>2}{'dB':>4}  {'method':<32}" + "".join(f"{name:>12}" for name in _COLUMNS))
     for cell in cells:
         new = {row["method"]: row for row in evaluate(pretrained, cell, plan)}
         for method, row in new.items():
             numbers = "".join(f"{row[name]:>12.4f}" for name in _COLUMNS if row[name] is not None)
-            print(f"{cell.n_sources:>2}{cell.snr_db:>4g}  {method:<26}{numbers}", flush=True)
+            print(f"{cell.n_sources:>2}{cell.snr_db:>4g}  {method:<32}{numbers}", flush=True)
         known = tuple(limit for limit in LIMITS if limit.judged in new)
         asked = verdict(new, known)
         for limit in asked["limits"] or ():
