@@ -67,12 +67,15 @@ def _candidates(arrays: dict[str, LazyArray]) -> list[LazyArray]:
 
 def _check_array(path: Path, arrays: dict[str, LazyArray], setup: Setup) -> None:
     """An array that was described beside a file that has one must be the same."""
-    if setup.array is None or not {"element_positions", "wavelength"} <= set(arrays):
+    keys = ("element_positions", "wavelength")
+    if setup.array is None or not set(keys) <= set(arrays):
         return
-    places = arrays["element_positions"].whole()
-    wavelength = arrays["wavelength"].whole()
-    if places.ndim == 2 and places.shape[1] == 3 and wavelength.size == 1:
-        setup.check_against(str(path), places.astype(np.float64), float(wavelength))
+    places, wavelength = (arrays[key] for key in keys)
+    are_numbers = all(one.dtype.kind in "fiu" for one in (places, wavelength))
+    # what is otherwise is said where keys and shapes are checked
+    if are_numbers and len(places.shape) == 2 and places.shape[1] == 3 and wavelength.shape == ():
+        found = places.whole().astype(np.float64), float(wavelength.whole())
+        setup.check_against(str(path), *found)
 
 
 def _as_scenes(store: Store, arrays: dict[str, LazyArray], setup: Setup) -> Store:
