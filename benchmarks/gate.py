@@ -1,14 +1,15 @@
 """What the gate and the callbacks cost: CPU time of a training step, side by side.
 
-Four trainers run the same small transformer in one process and take turns step by step, in a new
+Five trainers run the same small transformer in one process and take turns step by step, in a new
 random order every round, so that whatever else the machine does falls on all of them alike:
 
 * `auto`: Lightning's automatic optimisation, not clipped: the plain step;
 * `auto_clip`: the same with `gradient_clip_val=1.0`: what the others are compared with;
 * `gate`: a `GatedModule` with `StepGate(max_norm=1.0)`;
-* `callbacks`: the same with all callbacks of this project at their own cadence.
+* `callbacks`: the same with all callbacks of this project at their own cadence, the doctor apart;
+* `doctor`: the gate with `RunDoctor` alone, which is compared with `gate`.
 
-All four log one loss and step one scheduler. Run `python benchmarks/gate.py --json out.json`.
+All of them log one loss and step one scheduler. Run `python benchmarks/gate.py --json out.json`.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks import GradientNorm, LearningRates, OverfitSanity, ParameterDelta, RunLog
+from callbacks import (
+    GradientNorm,
+    LearningRates,
+    OverfitSanity,
+    ParameterDelta,
+    RunDoctor,
+    RunLog,
+)
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.parameter_groups import backbone_and_head, named_groups
 from musicnet.gate.schedules import Schedule
@@ -132,11 +140,12 @@ def fit(module: LightningModule, turns: Turns, **settings: Any) -> None:
         trainer.fit(module, DataLoader(turns, batch_size=None))
 
 
-def measure(n_rounds: int) -> dict[str, list[float]]:
+def measure(n_rounds: int, names: Sequence[str] | None = None) -> dict[str, list[float]]:
     """Run all variants in turns.
 
     Args:
         n_rounds: Steps per variant that are timed.
+        names: Of the variants that run; None runs all.
 
     Returns:
         CPU seconds of every step of every variant.
@@ -154,7 +163,9 @@ def measure(n_rounds: int) -> dict[str, list[float]]:
         "auto_clip": (Automatic(n_steps), {"gradient_clip_val": 1.0}),
         "gate": (Gated(), {}),
         "callbacks": (Gated(), {"callbacks": observers}),
+        "doctor": (Gated(), {"callbacks": [RunDoctor()]}),
     }
+    variants = {name: variants[name] for name in names or variants}
     turns = {name: Turns(n_steps) for name in variants}
     threads = []
     for name, (module, settings) in variants.items():
@@ -188,26 +199,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("--blocks", type=int, default=12, help="blocks of 50 rounds, at least 2")
+    parser.add_argument("--doctor", action="store_true", help="only the doctor beside the gate")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
 
-    seconds = measure(arguments.blocks * BLOCK)
+    names = ("gate", "doctor") if arguments.doctor else None
+    seconds = measure(arguments.blocks * BLOCK, names)
     tensors = [p for part in transformer() for p in part.parameters()]
     report: dict[str, float | int | list[float]] = {
         "parameters": sum(tensor.numel() for tensor in tensors),
         "tensors": len(tensors),
         "tokens": SEQUENCES * LENGTH,
-        "steps": len(seconds["auto"]),
-        "plain_step_ms": 1e3 * statistics.median(seconds["auto"]),
-        "auto_clip_step_ms": 1e3 * statistics.median(seconds["auto_clip"]),
+        "steps": len(seconds["gate"]),
+        **{f"{name}_step_ms": 1e3 * statistics.median(times) for name, times in seconds.items()},
     }
-    for name in ("auto", "gate", "callbacks"):
-        median, low, high = compare(seconds, name, to="auto_clip")
-        report[f"{name}_vs_auto_clip"] = median
-        report[f"{name}_vs_auto_clip_quartiles"] = [low, high]
-        print(f"{name:>9} / auto_clip  {median:.3f}  [{low:.3f}, {high:.3f}]")
-    print(f"plain step {report['plain_step_ms']:.1f} ms, {report['parameters']} parameters")
+    pairs = {"auto": "auto_clip", "gate": "auto_clip", "callbacks": "auto_clip", "doctor": "gate"}
+    for name, other in pairs.items():
+        if name not in seconds or other not in seconds:
+            continue
+        median, low, high = compare(seconds, name, to=other)
+        report[f"{name}_vs_{other}"] = median
+        report[f"{name}_vs_{other}_quartiles"] = [low, high]
+        print(f"{name:>9} / {other:<9}  {median:.3f}  [{low:.3f}, {high:.3f}]")
+    total = sum(seconds["doctor"]) / sum(seconds["gate"])
+    report["doctor_vs_gate_in_all"] = total
+    print(f"   doctor / gate, all steps together  {total:.4f}")
+    print(f"gated step {report['gate_step_ms']:.1f} ms, {report['parameters']} parameters")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
