@@ -19,7 +19,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks import GradientNorm, LearningRates, OverfitSanity, ParameterDelta, RunLog
+from callbacks import (
+    GradientNorm,
+    LearningRates,
+    OverfitSanity,
+    ParameterDelta,
+    RunDoctor,
+    RunLog,
+)
 from musicnet.gate.automatic import AutomaticGate
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.parameter_groups import backbone_and_head, named_groups
@@ -232,6 +239,7 @@ OBSERVERS: dict[str, type[Callback]] = {
     "learning_rates": LearningRates,
     "overfit_sanity": OverfitSanity,
     "run_log": RunLog,
+    "run_doctor": RunDoctor,
 }
 
 VARIANTS: dict[str, Loop] = {

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 FIRST_LOOK = 8
 RANKS_EVERY = 500
 RANKS_FIRST = 20
-SAVED_EVERY_S = 10.0
+SAVED_EVERY_S = 30.0
 STEPS_FOR_PICTURE = 50
 
 
@@ -168,7 +168,7 @@ class RunDoctor(StepObserver):
         watch = self._watch
         if watch is None:
             return
-        watch.batch_ends()
+        watch.batch_ends(batch_idx)
         if watch.batches == RANKS_FIRST or watch.batches % RANKS_EVERY == 0:
             watch.compare_ranks()
         if watch.batches >= self._next_look:

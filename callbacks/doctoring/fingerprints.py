@@ -28,22 +28,31 @@ class Fingerprint:
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         everything = [one for one in parameters if one.numel() > 0]
         self._chosen = _spread(everything, MOST_TENSORS)
-        # the middle: what lies at the edge of an image is often never moved
-        self._places = [max(0, (one.numel() - ELEMENTS_EACH) // 2) for one in self._chosen]
+        self._homes: list[int] = []
+        self._views: list[Tensor] = []
 
     @torch.no_grad()
     def read(self) -> Tensor:
         """The elements as they are now: a copy, on the device of the first."""
-        pieces = [
-            one.detach().reshape(-1)[place : place + ELEMENTS_EACH]
-            for one, place in zip(self._chosen, self._places, strict=True)
-        ]
+        homes = [one.data_ptr() for one in self._chosen]
+        if homes != self._homes:
+            # weights may be swapped for others as a whole; views of the old ones would not see it
+            self._homes, self._views = homes, [_middle(one) for one in self._chosen]
+        pieces = self._views
         if not pieces:
             return torch.zeros(0)
         first = pieces[0]
         if any(piece.dtype != first.dtype or piece.device != first.device for piece in pieces):
             pieces = [piece.to(first.device, torch.float32) for piece in pieces]
         return torch.cat(pieces)
+
+
+def _middle(parameter: Tensor) -> Tensor:
+    """A view of a few elements: what lies at the edge of an image is often never moved."""
+    # of a sharded tensor the own shard: to gather it would ask all ranks
+    own: Tensor = getattr(parameter, "to_local", lambda: parameter)()
+    place = max(0, (own.numel() - ELEMENTS_EACH) // 2)
+    return own.detach().reshape(-1)[place : place + ELEMENTS_EACH]
 
 
 def _spread(items: Sequence[Tensor], most: int) -> list[Tensor]:

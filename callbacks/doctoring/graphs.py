@@ -7,7 +7,7 @@ from weakref import ref
 from torch import Tensor
 
 WATCHED = 64
-DEPTH = 6
+DEPTH = 4
 YOUNG = 3
 
 

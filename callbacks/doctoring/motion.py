@@ -3,6 +3,7 @@
 import statistics
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from musicnet.gate.step_gate import group_norms
 
 EARLY = frozenset({1, 2, 3, 5, 8, 13, 20, 30})
 EVERY = 50
+GLANCES_AT_FIRST, GLANCE_EVERY = 60, 4
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -26,10 +28,14 @@ class MotionWatch:
     Args:
         optimizers: raw.
         told: is called with the ratios per group after every measured step.
+        tried: calls what it is given and lets no exception out: a step must not fail of it.
     """
 
     def __init__(
-        self, optimizers: list[Optimizer], told: Callable[[int, dict[str, float]], None]
+        self,
+        optimizers: list[Optimizer],
+        told: Callable[[int, dict[str, float]], None],
+        tried: Callable[[str, Callable[[], Any]], Any],
     ) -> None:
         self._optimizers = optimizers
         self._told = told
@@ -44,14 +50,19 @@ class MotionWatch:
         self._first_norm: float | None = None
         self._growth: float | None = None
         self._foreign = self._foreign_step = 0
+        self._suspicions: list[Tensor] = []
         self._is_half = any(p.dtype in _HALF for one in optimizers for p in _parameters(one))
         self._handles: list[RemovableHandle] = []
         for index, optimizer in enumerate(optimizers):
             self._handles.append(
-                optimizer.register_step_pre_hook(lambda *_, index=index: self._starts(index))
+                optimizer.register_step_pre_hook(
+                    partial(_quietly, tried, partial(self._starts, index))
+                )
             )
             self._handles.append(
-                optimizer.register_step_post_hook(lambda *_, index=index: self._ends(index))
+                optimizer.register_step_post_hook(
+                    partial(_quietly, tried, partial(self._ends, index))
+                )
             )
 
     @property
@@ -71,6 +82,12 @@ class MotionWatch:
         marks = [mark.read().float().cpu() for mark in self._marks]
         return torch.cat(marks) if marks else torch.zeros(0)
 
+    def refresh(self) -> None:
+        """Glance now: the last step is over, and something else will happen before the next."""
+        for index, mark in enumerate(self._marks):
+            if self._after[index] is None and self._counts[index]:
+                self._after[index] = mark.read()
+
     def trained(self) -> Tensor | None:
         """The same as the last steps left them; None before every optimiser has stepped."""
         if any(one is None for one in self._after):
@@ -78,9 +95,17 @@ class MotionWatch:
         return torch.cat([one.float().cpu() for one in self._after if one is not None])
 
     def look_for_writers(self) -> None:
-        """Compare the weights with what the last step left."""
+        """Compare the weights with what the last step left: nobody has stepped since."""
         for index in range(len(self._marks)):
             self._compare(index)
+
+    def settle(self) -> None:
+        """Look at comparisons that wait on a device."""
+        if self._suspicions:
+            for changed in torch.stack(self._suspicions).tolist():
+                if changed:
+                    self._count_foreign(self.steps)
+            self._suspicions.clear()
 
     def motion(self, nonfinite: tuple[str, ...]) -> Motion:
         """What is known now.
@@ -109,7 +134,9 @@ class MotionWatch:
 
     def _ends(self, index: int) -> None:
         self._counts[index] += 1
-        self._after[index] = self._marks[index].read()
+        count = self._counts[index]
+        is_due = count <= GLANCES_AT_FIRST or count % GLANCE_EVERY == 0
+        self._after[index] = self._marks[index].read() if is_due else None
         before = self._before.pop(index, None)
         if before is not None:
             self._measure(index, before)
@@ -119,13 +146,18 @@ class MotionWatch:
         if after is None:
             return
         now = self._marks[index].read()
-        if torch.equal(now, after):
-            return
+        if now.device.type != "cpu":
+            # asked for now and then: to look at every step would wait for the device
+            changed = (now.nan_to_num() != after.nan_to_num()).any()
+            self._suspicions.append(changed)
         # what is nan on both sides is as it was
-        if not torch.equal(now.nan_to_num(), after.nan_to_num()):
-            self._foreign += 1
-            self._foreign_step = self._foreign_step or self._counts[index]
+        elif not torch.equal(now, after) and not torch.equal(now.nan_to_num(), after.nan_to_num()):
+            self._count_foreign(self._counts[index])
             self._after[index] = now
+
+    def _count_foreign(self, step: int) -> None:
+        self._foreign += 1
+        self._foreign_step = self._foreign_step or step
 
     def _measure(self, index: int, before: dict[str, list[Tensor]]) -> None:
         now = parameters_by_group([self._optimizers[index]])
@@ -151,6 +183,11 @@ class MotionWatch:
             self._told(
                 self.steps, {name: deltas[name] / norms[name] for name in deltas if norms[name] > 0}
             )
+
+
+def _quietly(tried: Callable[[str, Callable[[], Any]], Any], look: Any, *_: Any) -> None:
+    """A hook of an optimiser; it must not return anything, or the step would take it up."""
+    tried("weights", look)
 
 
 def _parameters(optimizer: Optimizer) -> list[Any]:

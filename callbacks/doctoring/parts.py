@@ -14,6 +14,8 @@ from musicnet.diagnosis.evidence import Inputs, Part, Wiring
 from musicnet.gate.step_gate import group_norms
 
 TRACED_LOSSES = 12
+ENOUGH_TRACES = 8
+LOOK_EVERY = 10
 MOST_NAMES = 8
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -111,7 +113,8 @@ class Anatomy:
         self.parts = parts_of(module)
         self.layers = layers_of(module)
         self.called: set[str] = set()
-        self.n_traced = 0
+        self.n_traced = self._n_losses = 0
+        self._traces = dict.fromkeys(self.parts, 0)
         self.inputs = Inputs()
         self._optimizers = list(optimizers)
         self._reached: set[int] = set()
@@ -147,14 +150,30 @@ class Anatomy:
 
     def trace(self, loss: Tensor) -> None:
         """Follow the graph of a loss, if enough has not been traced yet."""
+        self._n_losses += 1
+        if self.n_traced >= TRACED_LOSSES and not self._has_news():
+            return
         self.n_traced += 1
-        if self.n_traced <= TRACED_LOSSES:
-            self._reached |= reached_by(loss)
+        self._reached |= reached_by(loss)
+        for name, part in self.parts.items():
+            self._traces[name] += any(p.requires_grad for p in part.parameters())
+
+    def _has_news(self) -> bool:
+        """Whether a part trains now that did not when graphs were traced."""
+        if self._n_losses % LOOK_EVERY:
+            return False
+        return any(
+            self._traces[name] < TRACED_LOSSES and any(p.requires_grad for p in part.parameters())
+            for name, part in self.parts.items()
+        )
+
+    @property
+    def is_first_look(self) -> bool:
+        """Whether no gradient has been looked at yet."""
+        return not self._first
 
     def look_at_gradients(self, scale: float = 1.0) -> None:
         """Note the norms of every part at the first gradients that there are."""
-        if self._first:
-            return
         for name, part in self.parts.items():
             weights = [p for p in part.parameters() if p.requires_grad]
             gradients = [p.grad for p in weights if p.grad is not None and not p.grad.is_sparse]
@@ -194,6 +213,8 @@ class Anatomy:
         reached = [(n, p) for n, p in trainable if id(p) in self._reached]
         strays = [f"{name}.{n}" for n, p in reached if id(p) not in held]
         ran = any(layer == name or layer.startswith(f"{name}.") for layer in self.called)
+        # of a part that was frozen while graphs were traced they say nothing
+        is_known = self._traces[name] >= ENOUGH_TRACES
         first = self._first.get(name, _FirstLook(None, None))
         return Part(
             name=name,
@@ -201,7 +222,7 @@ class Anatomy:
             n_trainable=len(trainable),
             n_reached=len(reached),
             strays=tuple(strays[:MOST_NAMES]) if held else (),
-            was_called=ran if self._was_heard else None,
+            was_called=ran if self._was_heard and (not trainable or is_known) else None,
             first_gradient=_finite(first.gradient),
             first_norm=_finite(first.norm),
         )

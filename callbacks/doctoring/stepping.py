@@ -33,7 +33,7 @@ class LossWatch:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._highest: float | None = None
         self._broken_tail = 0
-        self._pending: list[tuple[Tensor, float]] = []
+        self._pending: list[tuple[Tensor | float, float]] = []
         self._passed: list[bool] = []
 
     def see(self, loss: Tensor, factor: float) -> None:
@@ -43,17 +43,18 @@ class LossWatch:
             loss: a scalar.
             factor: of what it was multiplied by.
         """
-        self._pending.append((loss.detach(), factor))
+        value = loss.detach()
+        self._pending.append((float(value) if value.device.type == "cpu" else value, factor))
         self._passed.append(False)
 
     def looks_broken(self) -> bool:
-        """Whether a loss that waits is not finite, where that can be seen for nothing."""
+        """Whether a loss that waits is not finite, or cannot be told without asking a device."""
         if not self._pending:
             return False
-        loss = self._pending[-1][0]
-        if loss.device.type != "cpu":
-            return len(self._pending) >= DEFERRED - 1
-        return not math.isfinite(float(loss))
+        value = self._pending[-1][0]
+        if isinstance(value, float):
+            return not math.isfinite(value)
+        return len(self._pending) >= DEFERRED
 
     def settle(self, *, was_hidden: bool, weights_are_finite: bool | None) -> None:
         """A batch has ended.
@@ -63,15 +64,17 @@ class LossWatch:
                 optimiser stepped on them.
             weights_are_finite: of a few elements; None if that is not known.
         """
-        if self._passed:
-            self._passed[-1] = was_hidden
         if not self._pending:
             return
-        if self._pending[-1][0].device.type != "cpu" and len(self._pending) < DEFERRED:
-            return
-        values = torch.stack([one.reshape(()).float() for one, _ in self._pending]).tolist()
+        self._passed[-1] = was_hidden
+        values = [value for value, _ in self._pending]
+        if not isinstance(values[-1], float):
+            if len(values) < DEFERRED:
+                return
+            values = torch.stack([torch.as_tensor(one).reshape(()) for one in values]).tolist()
         for value, (_, factor), passed in zip(values, self._pending, self._passed, strict=True):
-            self._count(value / factor, hidden=passed and bool(weights_are_finite))
+            hidden = passed and bool(weights_are_finite)
+            self._count(float(value) / factor, hidden=hidden)
         self._pending, self._passed = [], []
 
     def losses(

@@ -10,6 +10,10 @@ import torch
 from musicnet.diagnosis.evidence import Tally
 
 _TERM = re.compile(r"(loss|penalt|regular|(^|[/_.])(reg|aux|kl|kld|term)([/_.]|$))", re.IGNORECASE)
+_FIGURE = re.compile(
+    r"acc(uracy)?([/_.]|$)|recall|precision|f1|auc|iou|count|frac|rate|ratio|skip|veto|(^|[/_.])(n|num)_",
+    re.IGNORECASE,
+)
 _EVALUATION = re.compile(r"^(val|valid|validation|dev|eval|test)([/_.-]|$)")
 
 
@@ -31,7 +35,7 @@ class TermWatch:
     def see_returned(self, terms: Mapping[str, float], batches: int) -> None:
         """Look at what came beside the loss itself."""
         for name, value in terms.items():
-            if not _EVALUATION.match(name):
+            if not _EVALUATION.match(name) and not _FIGURE.search(name):
                 self._see(name, value, batches)
 
     def zero_terms(self) -> tuple[Tally, ...]:

@@ -136,12 +136,16 @@ class ValidationWatch:
             self.val_last = losses[0]
             self.curve.add(step, losses[0])
 
+    def _has_loss(self) -> bool:
+        """Whether a figure is continuous: a share may well be the same by chance."""
+        return any(_CONTINUOUS.search(key) for key in self._figures)
+
     def validation(self, *, shares_by_intent: bool) -> Validation:
         """What is known now."""
         key, value = next(iter(self._figures.items()), ("", 0.0))
         return Validation(
             n=self._n,
-            equal=self._equal,
+            equal=self._equal if self._has_loss() else self._equal // 2,
             figure=f"{key} = {value:.7g}" if key else "",
             on_other=self._on_other,
             stuck=self._stuck,
@@ -152,6 +156,9 @@ class ValidationWatch:
             n_shared=len(self._validated & self._trained_on),
             shares_by_intent=shares_by_intent,
         )
+
+
+_CONTINUOUS = re.compile(r"loss|mse|mae|rmse|nll|error|perplexity", re.IGNORECASE)
 
 
 def _first_weights(layer: nn.Module) -> Tensor:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 HASHED_BATCHES = 64
 HEARD_BATCHES = 3
 NORM_EVERY = 10
-CURVE_EVERY = 5
+CURVE_EVERY, CURVE_DENSE, CURVE_LATER = 5, 60, 25
+GRAPHS_AT_FIRST, GRAPHS_EVERY = 64, 8
 SCALE_EVERY = 16
 PROBE_GROWTH = 1.5
 EARLIEST_PROBE = 10
@@ -51,6 +52,7 @@ class RunWatch:
     ) -> None:
         optimizers: list[Optimizer] = trainer.optimizers
         self.trainer, self.module = trainer, module
+        self._unseen: dict[str, str] = {}
         self.has_gate = False
         self.batches = 0
         self.epochs = 0
@@ -63,12 +65,11 @@ class RunWatch:
         )
         self.ratios: dict[str, Series] = {}
         self.rates: dict[str, Series] = {}
-        self.motion = MotionWatch(optimizers, self._take_ratios)
+        self.motion = MotionWatch(optimizers, self._take_ratios, self.tried)
         self.anatomy = Anatomy(module, optimizers)
         self.validating = ValidationWatch(module, self.anatomy, self.motion)
         self.processes = Processes(n=trainer.world_size)
         self.deals: deque[Deal] = deque(maxlen=MOST_DEALS)
-        self._unseen: dict[str, str] = {}
         self._marks = {n: Fingerprint(p.parameters()) for n, p in self.anatomy.parts.items()}
         self._asked = asked
         self._planned, self._n_epochs = _planned_steps(trainer, module)
@@ -84,6 +85,12 @@ class RunWatch:
             ),
         )
         self._listening = ExitStack()
+        self._is_automatic = module.automatic_optimization
+        own = getattr(module, "accumulate", 1)
+        self._accumulated = own if isinstance(own, int) else 1
+        every = trainer.val_check_batch
+        self._validates_every = int(every) if every and math.isfinite(every) else None
+        self._plugin_scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._steps_seen = 0
         self._norm_was_finite = False
         self._kept: dict[str, Any] = {}
@@ -128,20 +135,24 @@ class RunWatch:
     def backward_starts(self, loss: Tensor) -> None:
         """A loss is about to go backward, perhaps scaled."""
         self.losses.see(loss, self._factor())
-        self.tried("graphs", lambda: self.losses.graphs.mark(loss))
+        if self.batches < GRAPHS_AT_FIRST or self.batches % GRAPHS_EVERY == 0:
+            self.tried("graphs", lambda: self.losses.graphs.mark(loss))
         if loss.grad_fn is not None:
             self.tried("graph", lambda: self.anatomy.trace(loss))
 
     def backward_ends(self) -> None:
         """Gradients are there; perhaps nobody will ever step on them."""
-        never = self.motion.steps == 0 and not self.has_gate
-        if never and not self.module.automatic_optimization and self.batches % NORM_EVERY < 2:
+        if self.has_gate or self._is_automatic or self.batches % NORM_EVERY > 1:
+            return
+        if self.motion.steps == 0:
             self.gate.see_unused(self._norm() / self._scale())
 
     def gradients_are_ready(self, *, unscaled: bool) -> None:
         """The optimiser or a gate is about to look at the gradients."""
-        scale = 1.0 if unscaled else self._scale()
-        self.tried("gradients", lambda: self.anatomy.look_at_gradients(scale))
+        scale = 1.0 if unscaled or self.has_gate else self._scale()
+        if self.anatomy.is_first_look:
+            scale_then = 1.0 if unscaled else self._scale()
+            self.tried("gradients", lambda: self.anatomy.look_at_gradients(scale_then))
         count = self.motion.steps + 1
         if not self.has_gate and (count in EARLY or count % NORM_EVERY == 0):
             self.gate.see_norm(self._norm() / scale, count, self._clips_at)
@@ -153,8 +164,10 @@ class RunWatch:
             self.gate.max_norm = own if isinstance(own, int | float) else None
         self._norm_was_finite = math.isfinite(report.norm)
         self.gate.hear(report)
+        if not report.stepped:
+            self.motion.look_for_writers()
 
-    def batch_ends(self) -> None:
+    def batch_ends(self, batch_idx: int) -> None:
         """All callbacks' work on a batch is done, as far as this one knows."""
         self._listening.close()
         self.batches += 1
@@ -172,10 +185,15 @@ class RunWatch:
                 self.gate.see_scale(float(scaler.get_scale()), stepped=stepped)
             if self.trainer.accumulate_grad_batches == 1:
                 self.gate.count_scaled(stepped=stepped)
-        if self.batches % CURVE_EVERY == 1:
+        if self.batches % (CURVE_EVERY if self.batches < CURVE_DENSE else CURVE_LATER) == 1:
             for name, rate in rates_by_group(self.trainer.optimizers).items():
                 self.rates.setdefault(name, Series()).add(self.steps, rate)
             self.terms.see_logged(self.trainer.callback_metrics, self.batches)
+        every = self._validates_every
+        if self.trainer.is_last_batch or (
+            every and 0 in ((batch_idx + 1) % every, self.batches % every)
+        ):
+            self.motion.refresh()
         self.pace.ends()
 
     # -- validation
@@ -230,7 +248,7 @@ class RunWatch:
 
     def evidence(self, *, shares_by_intent: bool) -> RunEvidence:
         """All that is known now."""
-        self.motion.look_for_writers()
+        self.motion.settle()
         self.terms.see_logged(self.trainer.callback_metrics, self.batches)
         nonfinite = tuple(n for n, mark in self._marks.items() if not is_finite(mark.read()))
         val = (self.validating.val_first, self.validating.val_last)
@@ -323,7 +341,7 @@ class RunWatch:
         return group_norms({"": gradients})[""] if gradients else 0.0
 
     def _scaler(self) -> Any:
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaler = self._plugin_scaler
         return scaler if scaler is not None and scaler.is_enabled() else None
 
     def _scale(self) -> float:
@@ -332,8 +350,10 @@ class RunWatch:
 
     def _factor(self) -> float:
         """What the loss of a backward pass was multiplied by."""
-        accumulated = getattr(self.module, "accumulate", self.trainer.accumulate_grad_batches)
-        return self._scale() / (accumulated if isinstance(accumulated, int) else 1)
+        accumulated = self.trainer.accumulate_grad_batches
+        if not self._is_automatic:
+            accumulated = self._accumulated
+        return self._scale() / accumulated
 
 
 def _planned_steps(trainer: Trainer, module: LightningModule) -> tuple[int | None, int | None]:

@@ -99,11 +99,12 @@ _TABLE = (
     ),
     Code(
         "RATE_NOT_AS_ASKED",
-        "error",
+        "warning",
         "The learning rate that was set is not the one that the optimiser has.",
         "The rate among the hyper-parameters (or given to the doctor) against the rates at which "
         "the parameter groups start.",
-        "Find out which key configure_optimizers reads; a resumed optimiser brings its old rate.",
+        "Find out which key configure_optimizers reads; a resumed optimiser brings its old rate. "
+        "If the rate is scaled on purpose, give RunDoctor(rate=...) what is meant.",
     ),
     Code(
         "SCHEDULE_PER_EPOCH",
@@ -132,7 +133,7 @@ _TABLE = (
         "error",
         "The learning rate throws the weights about.",
         "Steps of more than 5 % of the norm of the weights, or weights that grew tenfold, while "
-        "the loss does not fall.",
+        "the loss does not fall or bursts; steps of more than 10 % and weights that grew fivefold.",
         "Divide the rate by ten; clip the gradient norm; warm up.",
     ),
     Code(
@@ -147,7 +148,7 @@ _TABLE = (
         "error",
         "The learning rate is so small that the run cannot get anywhere.",
         "The largest step, taken as often as the run has steps, would move the weights by less "
-        "than 1 %, and the loss does not fall.",
+        "than 3 %, and the loss does not fall.",
         "Raise the rate tenfold, and again.",
     ),
     Code(

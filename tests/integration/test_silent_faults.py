@@ -17,17 +17,6 @@ UNPLANTED = {"ZERO_INIT_HEAD", "WEIGHTS_NONFINITE"}  # one is no fault, one foll
 PLANTED = [code for code in CODES if code not in UNPLANTED]
 AT_ONCE = ["GATE_TOO_STRICT", "NONFINITE_HIDDEN", "EVAL_WEIGHTS_DIFFER", "LABELS_SHUFFLED"]
 """Those that are planted in a MusicNet in every run of the suite; the others in the slow one."""
-TENTH = 0.1
-AFTER_VALIDATIONS = {
-    # the evidence is a validation, or several
-    "EVAL_WEIGHTS_DIFFER",
-    "VALIDATION_CONSTANT",
-    "BUFFER_NONFINITE",
-    "TRAIN_VAL_LEAK",
-    "INPUT_IGNORED",
-    "LABELS_SHUFFLED",
-    "LOSS_TERM_ZERO",
-}
 
 
 @pytest.fixture(scope="module")

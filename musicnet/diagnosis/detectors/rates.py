@@ -12,7 +12,8 @@ GROWTH = 10.0
 LEAST_FALL = 0.1
 BURST = 2.0
 BURST_GROWTH = 3.0
-LOW_WAY = 0.01
+THROWN, THROWN_GROWTH = 0.1, 5.0
+LOW_WAY = 0.03
 LOW_FALL = 0.02
 STILL_SHARE = 0.1
 
@@ -28,7 +29,7 @@ def rate_not_as_asked(seen: RunEvidence) -> Iterator[Finding]:
             "RATE_NOT_AS_ASKED",
             f"{rates.asked:g} was asked for, the parameter groups start at {used}.",
             where=rates.asked_as,
-            confidence=0.9,
+            confidence=0.8,
         )
 
 
@@ -87,7 +88,8 @@ def rate_too_high(seen: RunEvidence) -> Iterator[Finding]:
     has_burst = (losses.highest or 0.0) > BURST * losses.first or losses.last is None
     was_large = (motion.ratio_largest or 0.0) > HIGH_RATIO and has_burst
     has_blown_up = is_large and has_burst and (motion.growth or 0.0) > BURST_GROWTH
-    if has_blown_up or ((is_large or was_large) and _has_not_fallen(seen)):
+    is_thrown = (motion.ratio_median or 0.0) > THROWN and (motion.growth or 0.0) > THROWN_GROWTH
+    if is_thrown or has_blown_up or ((is_large or was_large) and _has_not_fallen(seen)):
         yield Finding(
             "RATE_TOO_HIGH",
             f"a step moves the weights by {_percent(motion.ratio_median)} of their norm "

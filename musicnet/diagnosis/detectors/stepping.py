@@ -7,6 +7,8 @@ from musicnet.diagnosis.findings import Finding
 
 FEWEST_ATTEMPTS = 10
 FEWEST_FOR_SHARE = 20
+FEWEST_NORMS = 6
+MANY_BATCHES = 100
 STRICT_SHARE = 0.5
 VETO_SHARE = 0.05
 STUCK_BACK_OFFS = 20
@@ -61,7 +63,10 @@ def gate_too_strict(seen: RunEvidence) -> Iterator[Finding]:
         length.attempts == 0
         and length.steps == 0
         and gating.unused_gradients
-        and length.batches >= FEWEST_FOR_SHARE
+        # a loop of somebody's own may accumulate over many batches
+        and (
+            length.batches >= MANY_BATCHES or (length.epochs and length.batches >= FEWEST_FOR_SHARE)
+        )
     ):
         yield Finding(
             "GATE_TOO_STRICT",
@@ -88,7 +93,7 @@ def nonfinite_hidden(seen: RunEvidence) -> Iterator[Finding]:
 def clip_always(seen: RunEvidence) -> Iterator[Finding]:
     """The gradient is cut to a small part of itself."""
     gating = seen.gating
-    enough = gating.clip_samples >= FEWEST_ATTEMPTS
+    enough = gating.clip_samples >= FEWEST_NORMS
     if enough and gating.clip_ratio is not None and gating.clip_ratio > CLIP_RATIO:
         median = gating.clip_ratio * (gating.max_norm or 1.0)
         yield Finding(
