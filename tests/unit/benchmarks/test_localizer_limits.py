@@ -125,6 +125,7 @@ def test_scenes_have_limits_of_their_own(limits):
         ((3, -5.0), {"outliers": 0.016}, "outliers <= 1 x multistart"),
         ((1, -5.0), {"median": 0.1}, "median < 1 x nomp"),
         ((2, 10.0), {"outliers_less_nomp_interval": [0.001, 0.01]}, "outliers_less_nomp <= 0"),
+        ((4, 10.0), {"cpu_ms_per_scene": 10.5}, "cpu_ms_per_scene <= 1 x multistart"),
     ],
 )
 def test_limits_of_data_symbols_are_broken_one_by_one(limits, cell, neural, broken):
