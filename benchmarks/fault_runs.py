@@ -84,7 +84,7 @@ class Tally:
         self.figures[what] = (hits + (not faults), tries + 1)
         self.misses += [f"{what}, {where}: {fault}" for fault in faults]
         if faults or (tries + 1) % 20 == 0:
-            print(f"{what}: {self.figures[what][0]} of {tries + 1}", flush=True)
+            print(f"{what}: {self.figures[what][0]} of {tries + 1}", *faults, flush=True)
 
     def line(self) -> str:
         """All figures on one line, the first one as `hits of tries`."""

@@ -23,21 +23,26 @@ class ResumableBatches(BatchSampler):
     Example:
         >>> batches = ResumableBatches([3, 1, 2], batch_size=1, drop_last=False)
         >>> batches.leave_out(2)
-        >>> list(batches), list(batches), len(batches)
-        ([[2]], [[3], [1], [2]], 3)
+        >>> for _ in range(2):
+        ...     batches.begin_pass()
+        ...     print(list(batches))
+        [[2]]
+        [[3], [1], [2]]
     """
 
-    _left_out = 0
+    _coming = _left_out = 0
 
     def leave_out(self, n_batches: int) -> None:
-        """Begin the next pass after so many batches."""
-        self._left_out = n_batches
+        """Let the pass that begins next go without so many batches."""
+        self._coming = n_batches
+
+    def begin_pass(self) -> None:
+        """Begin a pass; a loader with workers makes two iterators for it and goes through one."""
+        self._left_out, self._coming = self._coming, 0
 
     @override
     def __iter__(self) -> Iterator[list[Any]]:
-        # a generator, since a loader with workers asks twice and goes through the second one alone
-        left_out, self._left_out = self._left_out, 0
-        yield from islice(super().__iter__(), left_out, None)
+        return islice(super().__iter__(), self._left_out, None)
 
 
 class ResumableLoader(DataLoader[Item]):
@@ -69,6 +74,8 @@ class ResumableLoader(DataLoader[Item]):
 
     @override
     def __iter__(self) -> Any:
+        if isinstance(self.batch_sampler, ResumableBatches):
+            self.batch_sampler.begin_pass()
         if self.generator is not None:
             epoch = getattr(getattr(self.batch_sampler, "sampler", None), "epoch", 0)
             self.generator.manual_seed(epoch)

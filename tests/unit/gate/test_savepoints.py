@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import random
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from musicnet.gate.averaging import Averaging
 from musicnet.gate.checkpoint_files import WholeCheckpoints
 from musicnet.gate.gated_module import GatedModule
+from musicnet.gate.leaving import LeaveRequests, LeftOnSignalError, leave_requests
 from musicnet.gate.resumable_loader import ResumableBatches, ResumableLoader
 from musicnet.gate.savepoints import Savepoints
 
@@ -176,11 +179,14 @@ def run(tmp_path: Path) -> Callable[..., tuple[str | None, Witness, Trainer]]:
         n_workers: int = 0,
         every_n_batches: int | None = 2,
         scaled: bool = False,
+        asks: Callback | None = None,
+        requests: LeaveRequests | None = None,
         **settings: Any,
     ) -> tuple[str | None, Witness, Trainer]:
         random.seed(1)
         np.random.seed(1)  # noqa: NPY002
-        witness = Witness(break_at)
+        witness, savepoints = Witness(break_at), Savepoints(every_n_batches=every_n_batches)
+        savepoints.requests = requests
         folder = tmp_path / name
         trainer = Trainer(
             **{
@@ -193,7 +199,8 @@ def run(tmp_path: Path) -> Callable[..., tuple[str | None, Witness, Trainer]]:
                 "plugins": [WholeCheckpoints(), *([half_precision()] if scaled else [])],
                 "callbacks": [
                     witness,
-                    Savepoints(every_n_batches=every_n_batches),
+                    savepoints,
+                    *([] if asks is None else [asks]),
                     ModelCheckpoint(folder / "checkpoints", "best-{epoch}", save_top_k=-1),
                 ],
                 **settings,
@@ -277,6 +284,32 @@ def test_a_run_that_a_limit_of_steps_ended_inside_an_epoch_goes_on_inside_it(run
     run("run", max_steps=8, max_epochs=-1)
     _, longer, _ = run("run", ckpt="last", max_steps=14, max_epochs=-1)
     assert longer.steps == whole.steps
+
+
+class AsksToLeave(Callback):
+    """Sends a signal in the n-th batch of all validations."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.left -= not trainer.sanity_checking
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"val_check_interval": 3}, {"n_workers": 2}])
+def test_a_run_that_leaves_inside_a_validation_validates_anew(
+    run: Any, settings: dict[str, Any]
+) -> None:
+    whole, witness, _ = run("whole", **settings)
+    for n in (2, 8):
+        name = f"left at {n}"
+        with leave_requests() as requests, pytest.raises(LeftOnSignalError, match="SIGUSR1"):
+            run(name, asks=AsksToLeave(n), requests=requests, **settings)
+        ended, again, _ = run(name, ckpt="last", **settings)
+        assert (again.rows, again.steps) == (witness.rows, witness.steps), name
+        assert ended == whole, name
 
 
 class AlwaysShut(Callback):
