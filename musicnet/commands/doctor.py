@@ -24,6 +24,7 @@ from musicnet.diagnosis.reading import (
     dumped,
     read_run,
 )
+from musicnet.diagnosis.report.page import write_report
 from musicnet.records.atomic_files import write_json
 from musicnet.records.provenance import collect_provenance, hash_file
 
@@ -51,6 +52,8 @@ def run(argv: Sequence[str]) -> int:
             first, second = (_read(folder, asked) for folder in folders)
             return _compare(first, second, arguments.json)
         answer = _read(folders[0], asked)
+        if arguments.report and isinstance(answer, Reading) and not answer.stale:
+            _write_page(answer)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return _BAD_INPUT
@@ -105,6 +108,18 @@ def _lines(reading: Reading) -> Iterator[str]:
         yield "no findings"
     for note in reading.notes:
         yield from textwrap.wrap(f"note: {note}", _WIDTH, subsequent_indent="      ")
+
+
+def _write_page(reading: Reading) -> None:
+    """Leave `report.html`, as a run does at its end; one that was killed had none."""
+    path = reading.folder / CONFIG_NAME
+    write_report(
+        reading.folder,
+        reading.diagnosis,
+        title=f"run {reading.diagnosis.run_id or reading.folder.name}",
+        origin=reading.origin,
+        config=path.read_text(encoding="utf-8") if path.exists() else None,
+    )
 
 
 def _compare(first: Reading | str, second: Reading | str, output: str | None) -> int:
@@ -222,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
         "--as-it-was",
         action="store_true",
         help="judge the run although the code has another commit now",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="write report.html into the run's folder as well"
     )
     parser.add_argument("--config", type=Path, help="the run must have had this configuration")
     parser.add_argument("--data", type=Path, help="the run must have had this recording")

@@ -136,6 +136,16 @@ def test_json_goes_to_a_file_beside_the_table(run_folder, ask, tmp_path: Path) -
     assert out.startswith("run")
 
 
+def test_a_killed_run_gets_its_page_on_request(run_folder, ask) -> None:
+    folder = run_folder()
+    assert ask(folder)[0] == 0
+    assert not (folder / "report.html").exists()
+    assert ask(folder, "--report")[0] == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "This run learns." in page
+    assert "Training loss: training loss from 2 to 0.5" in page
+
+
 def test_a_torn_last_line_is_passed_over(run_folder, ask) -> None:
     folder = run_folder()
     with (folder / "metrics.jsonl").open("ab") as log:
