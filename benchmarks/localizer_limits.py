@@ -124,8 +124,10 @@ DATA_LIMITS = (
     Limit(6, _ALL, SNR_DB, "cpu_ms_per_scene", 20.0),
     Limit(6, _ALL, SNR_DB, "outliers_less_nomp", 0.0, beyond_interval=True),
     # what is known of symbols counts where they are faint
-    Limit(6, (2, 3, 4), _NOISY, "outliers", 1.0, of="nomp"),
-    Limit(6, (2, 3, 4), _NOISY, "outliers", 1.0, of="multistart"),
+    Limit(6, (4,), _NOISY, "outliers", 1.0, of="nomp"),
+    Limit(6, (4,), _NOISY, "outliers", 1.0, of="multistart"),
+    Limit(6, (2, 3), (-5.0,), "outliers", 1.0, of="nomp"),
+    Limit(6, (2, 3), (-5.0,), "outliers", 1.0, of="multistart"),
     Limit(6, _ALL, _NOISY, "median", 1.0, of="nomp", is_strict=True),
     Limit(6, (3, 4), SNR_DB, "cpu_ms_per_scene", 1.0, of="multistart"),
 )
