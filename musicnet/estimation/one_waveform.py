@@ -38,8 +38,8 @@ def linearize_together(
         present: slots that hold a source.
 
     Returns:
-        Cost, gradient and Gauss-Newton matrix along the searched coordinates; amplitudes of the one
-        waveform.
+        Cost, gradient and Gauss-Newton matrix along the searched coordinates; the amplitudes are
+        those of the waveform, for every source.
     """
     n_sources = present.shape[-1]
     lines = signatures_and_slopes(problem, parameters, present)
@@ -57,7 +57,7 @@ def linearize_together(
         _power(residual.flatten(2)),
         -2.0 * pull[..., 0].real.sum(2),
         2.0 * curvature.sum(2),
-        waveform[..., None, :],
+        waveform[..., None, :].expand(*waveform.shape[:-1], n_sources, -1),
     )
 
 

@@ -16,7 +16,12 @@ from musicnet.scene.sources import SourceLaw
 
 def clues_of(coherent_share=0.0, snr_db=20.0, n_snapshots=200, array=None, n_scenes=200):
     law = SourceLaw(
-        2, 2, elevation_deg=(0.0, 0.0), range_m=None, snr_db=(snr_db, snr_db), min_separation_deg=15
+        2,
+        2,
+        elevation_deg=(0.0, 0.0),
+        range_m=None,
+        snr_db=(snr_db, snr_db),
+        min_separation_deg=15.0,
     )
     scene = Scene(
         array or ArrayGeometry(8),

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from musicnet.estimation.dictionary import Dictionary
 from musicnet.estimation.problem import compress
 from musicnet.estimation.pursuit import nomp
-from musicnet.localization import localize
+from musicnet.localization import coherent_pursuit, localize
 from musicnet.localization.coherent_pursuit import pursue_by_coherence
 from musicnet.networks.coherence import CoherenceHead
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
@@ -160,3 +161,31 @@ def test_error_bars_of_sources_that_arrive_alike_are_honest():
     variance = found.covariance[..., 0, 0].gather(-1, order)
     surprise = (error.square() / variance).clamp_max(16.0)
     assert 0.85 < float(surprise.mean()) < 1.2
+
+
+def wide(n_sources, sector_deg):
+    scene = line(n_sources, 10.0, coherent_share=0.0, n_snapshots=50)
+    law = replace(scene.sources, azimuth_deg=(-sector_deg, sector_deg))
+    return replace(scene, sources=law)
+
+
+def test_in_a_sector_whose_ends_look_alike_fewer_sources_end_up_at_the_wrong_one():
+    scene = wide(2, 90.0)
+    observation, truth = drawn(scene, 400)
+    problem, counts = compress(observation, scene.region), torch.full((1, 400), 2)
+    found, _ = pursue_by_coherence(always(0.0), problem, counts)
+    pursued = nomp(problem, None, 2)
+
+    def far_off(parameters):
+        u, wanted = (one[..., 0].sort(-1).values for one in (parameters[0], truth.parameters))
+        return int(((u - wanted).abs().amax(-1) > 0.5).sum())
+
+    assert far_off(pursued.parameters) >= 10
+    assert far_off(found.parameters) <= 0.6 * far_off(pursued.parameters)
+
+
+@pytest.mark.parametrize(("sector_deg", "alike"), [(60.0, False), (80.0, True), (90.0, True)])
+def test_ends_look_alike_in_wide_sectors_only(sector_deg, alike):
+    scene = wide(2, sector_deg)
+    problem = compress(drawn(scene, 2)[0], scene.region)
+    assert coherent_pursuit._do_ends_alias(problem, Dictionary.over(problem, None)) is alike
