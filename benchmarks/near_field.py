@@ -6,9 +6,9 @@ The setting of NF-SubspaceNet and DCD-MUSIC (arXiv 2504.00599): 15 sensors half 
 sources from 8 to 48 m, off any grid; "in phase" is what they call coherent, one waveform copied
 without a phase of its own. Waves are exact here, theirs follow Fresnel's approximation. SNR is per
 source and sensor. ``angle`` is the root mean square over all sources, modulo 180 degrees;
-``range`` and ``place`` are means over scenes of the root mean square within the scene; sources are
-told apart by the assignment of least distance. A missing source counts as 90 degrees, and in
-metres as the width of the law: nothing is filled in.
+``range`` is the mean over scenes of the root mean square within the scene, ``place`` the mean
+distance; sources are told apart by the assignment of least distance. A missing source counts as 90
+degrees, and in metres as the width of the law: nothing is filled in.
 
 ``settled`` is `multistart` with its ranges settled as the network's are, which is no learning:
 what is left between it and `neural` is what the network and its search do.
@@ -107,7 +107,7 @@ def row_of(method: str, pretrained: Pretrained, trial: Trial, drawn: Drawn) -> d
         "method": method,
         "angle_rmse_deg": float(whole["angle"].mean().sqrt()),
         "range_m": _within_scenes(whole["range"]),
-        "place_m": _within_scenes(whole["place"]),
+        "place_m": float(whole["place"].sqrt().mean()),
         "outliers": float(whole["outlier"].mean()),
         "resolved": n_resolved / drawn.truth.resolved.numel(),
         "cpu_ms_per_scene": cpu_ms / drawn.n_scenes,
