@@ -141,7 +141,7 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
 
     n_scenes, n_bad, n_resolved = _tally(kept())
     if arguments.output is None:
-        write_tree(sys.stdout, head, kept())
+        write_tree(sys.stdout.write, head, kept())
     else:
         write_positions(arguments.output, head, kept())
         pace = n_scenes / max(time.monotonic() - started, 1e-9)

@@ -7,7 +7,7 @@ in one move. A journal of the same question is gone on with, its half last line 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -128,27 +128,31 @@ def write_positions(path: Path, head: dict[str, Any], entries: Iterator[dict[str
         if path.suffix.lower() == ".csv":
             _write_table(text, head, entries)
         else:
-            write_tree(text, head, entries)
+            write_tree(text.write, head, entries)
         text.flush()
         text.detach()
 
 
-def write_tree(text: TextIO, head: dict[str, Any], entries: Iterator[dict[str, Any]]) -> None:
+def write_tree(
+    write: Callable[[str], Any], head: dict[str, Any], entries: Iterator[dict[str, Any]]
+) -> None:
     """Writes the tree of ``musicnet.positions/1``, a scene a line.
 
     Args:
-        text: where to.
+        write: takes the text, piece by piece.
         head: format, provenance and files.
         entries: of the scenes.
     """
-    text.write(json.dumps(head, indent=2, allow_nan=False).rstrip("}").rstrip())
-    text.write(',\n  "scenes": [')
+    write(json.dumps(head, indent=2, allow_nan=False).rstrip("}").rstrip())
+    write(',\n  "scenes": [')
     for number, entry in enumerate(entries):
-        text.write(f"{',' if number else ''}\n    {json.dumps(entry, allow_nan=False)}")
-    text.write("\n  ]\n}\n")
+        write(f"{',' if number else ''}\n    {json.dumps(entry, allow_nan=False)}")
+    write("\n  ]\n}\n")
 
 
-def _write_table(text: TextIO, head: dict[str, Any], entries: Iterator[dict[str, Any]]) -> None:
+def _write_table(
+    text: io.TextIOWrapper, head: dict[str, Any], entries: Iterator[dict[str, Any]]
+) -> None:
     columns = [*_OF_SCENE, "source", *_OF_SOURCE, *_OF_RUN]
     table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()

@@ -128,7 +128,7 @@ def _merged(parts: list[Estimates], order: Tensor) -> Estimates:
     return Estimates(
         sources=Sources(
             together([part.sources.parameters for part in parts], 1, math.nan),
-            together([part.sources.resolved for part in parts], 0, fill=False),
+            together([part.sources.resolved for part in parts], 0, 0.0),
         ),
         covariance=together([part.covariance for part in parts], 2, math.nan),
         log_likelihood=torch.cat([part.log_likelihood for part in parts])[order],

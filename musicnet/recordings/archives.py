@@ -1,11 +1,11 @@
 """Files from strangers: regular, local, of a bounded size, and never able to run code."""
 
+import io
 import re
 import stat
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -20,6 +20,10 @@ _HEADER_ERRORS = (
     tokenize.TokenError,
 )
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path folds the second slash
+
+
+HEADER_BYTES = 1 << 17
+"""More than a header of numbers takes up."""
 
 
 class RecordingError(ValueError):
@@ -94,11 +98,11 @@ class Header:
     offset: int
 
 
-def read_header(stream: BinaryIO, name: str, n_bytes: int) -> Header:
+def read_header(beginning: bytes, name: str, n_bytes: int) -> Header:
     """Reads what stands before the numbers of an ``.npy`` file.
 
     Args:
-        stream: at its beginning.
+        beginning: its first `HEADER_BYTES`, or all there are.
         name: file and key.
         n_bytes: of the whole.
 
@@ -108,6 +112,7 @@ def read_header(stream: BinaryIO, name: str, n_bytes: int) -> Header:
     Raises:
         RecordingError: it is damaged, promises more than there is, or announces pickled objects.
     """
+    stream = io.BytesIO(beginning)
     try:
         version = npy.read_magic(stream)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from musicnet.recordings.archives import (
+    HEADER_BYTES,
     MAX_BYTES,
     Header,
     RecordingError,
@@ -80,7 +81,7 @@ def open_npy(path: Path) -> Store:
     """
     sha256 = sha256_of(path)
     with path.open("rb") as file:
-        header = read_header(file, str(path), path.stat().st_size)
+        header = read_header(file.read(HEADER_BYTES), str(path), path.stat().st_size)
     return Store(path, "npy", {"y": _in_parts(path, header, 0, str(path))}, sha256)
 
 
@@ -98,7 +99,7 @@ def _member(
     archive: zipfile.ZipFile, path: Path, file: BinaryIO, member: zipfile.ZipInfo, name: str
 ) -> LazyArray:
     with archive.open(member) as content:
-        header = read_header(content, name, member.file_size)  # type: ignore[arg-type]
+        header = read_header(content.read(HEADER_BYTES), name, member.file_size)
     if member.compress_type == zipfile.ZIP_STORED and not header.is_fortran:
         file.seek(member.header_offset)
         mark, n_name, n_extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))

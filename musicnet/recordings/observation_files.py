@@ -157,7 +157,7 @@ def assemble(
         azimuth_deg=_pair(arrays["azimuth_deg"]),
         elevation_deg=_pair(arrays["elevation_deg"]),
         range_m=_pair(arrays["range_m"]),
-        truth=_truth(arrays["truth_xyz"], field) if "truth_xyz" in arrays else None,
+        truth=labels_of(arrays["truth_xyz"], field) if "truth_xyz" in arrays else None,
         sha256=sha256,
     )
 
@@ -208,8 +208,16 @@ def _pair(bounds: np.ndarray) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[1])
 
 
-def _truth(points: np.ndarray, field: Field) -> Sources:
-    """Parameters of the labels, computed in double precision."""
+def labels_of(points: np.ndarray, field: Field) -> Sources:
+    """Parameters of labels, computed in double precision.
+
+    Args:
+        points: ``truth_xyz``.
+        field: "near" or "far".
+
+    Returns:
+        NaN in slots without a source.
+    """
     parameters = from_xyz(torch.from_numpy(points.astype(np.float64)))
     if field == "far":
         parameters[..., 2] *= 0.0  # keeps NaN

@@ -113,7 +113,7 @@ def _number(value: Any, meta: Path, key: str) -> float | None:
     return float(value)
 
 
-def _is_positive(value: float) -> bool:
+def _is_positive(value: int | float) -> bool:
     try:
         return 0 < float(value) < math.inf
     except OverflowError:

@@ -26,7 +26,7 @@ from musicnet.recordings.checks import (
     truth_tests,
 )
 from musicnet.recordings.lazy_arrays import LazyArray, Store
-from musicnet.recordings.observation_files import ObservationFile, assemble
+from musicnet.recordings.observation_files import ObservationFile, assemble, labels_of
 from musicnet.recordings.opening import open_recording
 from musicnet.recordings.setup import Setup
 
@@ -97,10 +97,14 @@ class ObservationStream:
         Returns:
             The recording of all scenes.
         """
-        nothing = np.zeros((1, *self.y.shape[1:]), np.complex64)
-        known = {**self.known, "noise_power": noise_power.numpy(), "y": nothing}
-        recording = assemble(self.path, known, self.sha256)
-        return replace(recording, y=recording.y.expand(self.n_scenes, -1, -1))
+        labels, field = self.known.get("truth_xyz"), self.head.field
+        return replace(
+            self.head,
+            y=self.head.y.expand(self.n_scenes, -1, -1),
+            operator_index=torch.from_numpy(self.known["operator_index"].astype(np.int64)),
+            noise_power=noise_power,
+            truth=None if labels is None else labels_of(labels, field),
+        )
 
     @cached_property
     def n_true(self) -> Int[Tensor, " scene"] | None:

@@ -28,6 +28,8 @@ from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
 from musicnet.scene.sources import SourceLaw
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 FAR = ROOT / "tests" / "data" / "ula_far_24.npz"
 

@@ -24,6 +24,8 @@ from musicnet.recordings.observation_files import read_observations
 from musicnet.recordings.setup import Setup
 from musicnet.recordings.streams import open_observations
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 FAR = ROOT / "tests" / "data" / "ula_far_24.npz"
 
