@@ -47,6 +47,12 @@ def test_a_command_of_the_readme_runs(command: str, tmp_path: Path, finished_run
         words = [str(found) if word == "positions.json" else word for word in words[2:]]
         assert lightning_door.run(words) == 0
         assert found.exists()
+    elif words[2] in {"doctor", "inspect"}:
+        assert lightning_door.run(words[2:]) in JUDGED_TOO_EARLY
+    elif words[2] == "simulate":
+        target = tmp_path / words.pop()
+        assert lightning_door.run([*words[2:], str(target)]) == 0
+        assert target.exists()
     elif words[2] == "evaluate":
         names = {"figures.json": str(tmp_path / "figures.json"), "pictures": str(tmp_path / "p")}
         words = [names.get(word, word) for word in words[2:]]
