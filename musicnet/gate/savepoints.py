@@ -71,6 +71,7 @@ class Savepoints(Callback):
         self._position: Position | None = None
         self._random: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] | None = None
+        self._validated = 0
         self._batches_since = 0
         self._saved_at = time.monotonic()
 
@@ -103,6 +104,7 @@ class Savepoints(Callback):
             "metrics": run_state.shown_metrics(trainer),
             "n_batches": float(trainer.num_training_batches),
             "in_validation": self._random is not None,
+            "validated": self._validated,
             "validation_due": fetcher is not None and loop._should_check_val_fx(fetcher),
             "batches_that_stepped": loop._batches_that_stepped,
         }
@@ -191,6 +193,12 @@ class Savepoints(Callback):
         if not trainer.sanity_checking:
             self._restore_random_state(trainer)
             self._random = run_state.random_state()
+            total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+            if self._loaded is not None and self._position is not None and self._position.validates:
+                # it was counted as begun, for Lightning to run it
+                total.reset()
+                total.increment_by(self._loaded["validated"])
+            self._validated = total.completed
 
     @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
