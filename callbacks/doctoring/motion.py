@@ -17,7 +17,8 @@ from musicnet.diagnosis.evidence import Motion
 from musicnet.gate.step_gate import group_norms
 
 EARLY = frozenset({1, 2, 3, 5, 8, 13, 20, 30})
-EVERY = 50
+EVERY = 100
+SHARES_AT_FIRST = 4
 GLANCES_AT_FIRST, GLANCE_EVERY = 60, 4
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -168,13 +169,16 @@ class MotionWatch:
                 current = [p.detach() for p in now[name]]
                 for copy, one in zip(copies, current, strict=True):
                     copy.sub_(one)
-                n_moved += int(sum(int(torch.count_nonzero(copy)) for copy in copies))
-                n_all += sum(copy.numel() for copy in copies)
+                if self._is_half or self._n_measured < SHARES_AT_FIRST:
+                    n_moved += sum(int(torch.count_nonzero(copy)) for copy in copies)
+                    n_all += sum(copy.numel() for copy in copies)
         deltas = group_norms(before)
         delta, norm = total_norm(deltas), total_norm(norms)
         self._n_measured += 1
         self._n_still = self._n_still + 1 if delta == 0.0 else 0
-        self._share = n_moved / n_all if n_all else None
+        self._share = n_moved / n_all if n_all else self._share
+        if delta == 0.0:
+            self._share = 0.0
         if norm > 0.0 and delta / norm < float("inf"):
             self._ratios.append(delta / norm)
             self._largest = max(self._largest or 0.0, delta / norm)

@@ -15,7 +15,6 @@ from musicnet.gate.step_gate import group_norms
 
 TRACED_LOSSES = 12
 ENOUGH_TRACES = 8
-LOOK_EVERY = 10
 MOST_NAMES = 8
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -113,7 +112,7 @@ class Anatomy:
         self.parts = parts_of(module)
         self.layers = layers_of(module)
         self.called: set[str] = set()
-        self.n_traced = self._n_losses = 0
+        self.n_traced = 0
         self._traces = dict.fromkeys(self.parts, 0)
         self.inputs = Inputs()
         self._optimizers = list(optimizers)
@@ -150,7 +149,6 @@ class Anatomy:
 
     def trace(self, loss: Tensor) -> None:
         """Follow the graph of a loss, if enough has not been traced yet."""
-        self._n_losses += 1
         if self.n_traced >= TRACED_LOSSES and not self._has_news():
             return
         self.n_traced += 1
@@ -160,8 +158,6 @@ class Anatomy:
 
     def _has_news(self) -> bool:
         """Whether a part trains now that did not when graphs were traced."""
-        if self._n_losses % LOOK_EVERY:
-            return False
         return any(
             self._traces[name] < TRACED_LOSSES and any(p.requires_grad for p in part.parameters())
             for name, part in self.parts.items()

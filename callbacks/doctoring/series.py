@@ -21,7 +21,7 @@ class Series:
         self._stride = 1
         self._count = 0
 
-    def add(self, x: float, y: float) -> None:
+    def add(self, x: int | float, y: float) -> None:
         """Take in a point; one that is not finite is dropped."""
         if self._count % self._stride == 0 and math.isfinite(y):
             self.points.append((float(x), float(y)))

@@ -43,8 +43,8 @@ class LossWatch:
             loss: a scalar.
             factor: of what it was multiplied by.
         """
-        value = loss.detach()
-        self._pending.append((float(value) if value.device.type == "cpu" else value, factor))
+        value = float(loss) if loss.device.type == "cpu" else loss.detach()
+        self._pending.append((value, factor))
         self._passed.append(False)
 
     def looks_broken(self) -> bool:

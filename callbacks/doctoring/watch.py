@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 HASHED_BATCHES = 64
 HEARD_BATCHES = 3
 NORM_EVERY = 10
+TRACED_AT_FIRST = 24
 CURVE_EVERY, CURVE_DENSE, CURVE_LATER = 5, 60, 25
 GRAPHS_AT_FIRST, GRAPHS_EVERY = 64, 8
 SCALE_EVERY = 16
@@ -137,7 +138,8 @@ class RunWatch:
         self.losses.see(loss, self._factor())
         if self.batches < GRAPHS_AT_FIRST or self.batches % GRAPHS_EVERY == 0:
             self.tried("graphs", lambda: self.losses.graphs.mark(loss))
-        if loss.grad_fn is not None:
+        is_worth_a_look = self.batches < TRACED_AT_FIRST or self.batches % NORM_EVERY == 0
+        if is_worth_a_look and loss.grad_fn is not None:
             self.tried("graph", lambda: self.anatomy.trace(loss))
 
     def backward_ends(self) -> None:

@@ -112,8 +112,8 @@ def _axes(chart: Chart, lines: Sequence[Line]) -> tuple[_Axis, _Axis]:
     else:
         low, high = low / 1.3, high * 1.3
     return (
-        _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT),
-        _Axis(low, high, HEIGHT - BOTTOM, TOP, is_log),
+        _Axis(min(xs), max(xs), float(LEFT), float(WIDTH - RIGHT)),
+        _Axis(low, high, float(HEIGHT - BOTTOM), float(TOP), is_log),
     )
 
 
