@@ -3,6 +3,7 @@
     python benchmarks/faults.py resume --n 100 --chains 5 --json resume.json
     python benchmarks/faults.py signals --n 40 --json signals.json
     python benchmarks/faults.py writing --json writing.json
+    python benchmarks/faults.py silent --json silent.json
 
 Every campaign proves that it did the damage, ends with its figure on the last line, and with exit
 code 1 on any miss. One entry of `CAMPAIGNS` is one more subcommand.
@@ -25,6 +26,7 @@ CAMPAIGNS = {
     "resume": ("fault_resume", "kill -9 of a real train.py, then resume=auto: is it the same run?"),
     "signals": ("fault_signals", "TERM, INT, HUP and USR1, two in a row: does it save and leave?"),
     "writing": ("fault_writing", "kills while saving, full disks, damaged files"),
+    "silent": ("fault_silent", "silent faults in real runs: is the right code the first finding?"),
 }
 """Subcommand -> module that has `add_arguments(parser)` and `run(options) -> Tally`, and a line."""
 
