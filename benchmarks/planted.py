@@ -97,8 +97,9 @@ def _unsynchronised_plain() -> Planted:
 @fault("RANKS_DIVERGED", "musicnet")
 def _unsynchronised_net() -> Planted:
     class Unsynchronised(MusicNet):
-        def _gradient_sync(self, *, closes: bool) -> Any:  # noqa: ARG002
-            return super()._gradient_sync(closes=False)
+        def manual_backward(self, loss: Tensor, *given: Any, **named: Any) -> None:
+            with self.trainer.strategy.block_backward_sync():  # type: ignore[attr-defined]
+                super().manual_backward(loss, *given, **named)
 
     return Planted(
         small_musicnet(Unsynchronised), trainer={**_TWO_RANKS, "use_distributed_sampler": False}
