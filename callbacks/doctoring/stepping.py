@@ -43,7 +43,8 @@ class LossWatch:
             loss: a scalar.
             factor: of what it was multiplied by.
         """
-        value = float(loss) if loss.device.type == "cpu" else loss.detach()
+        kept = loss.detach()
+        value = float(kept) if kept.device.type == "cpu" else kept
         self._pending.append((value, factor))
         self._passed.append(False)
 
