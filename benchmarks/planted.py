@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,10 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from torch.utils.data import Dataset
 
+from musicnet.gate.judgement import Look
 from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import StepGate
+from musicnet.gate.windows import Window
 from musicnet.learning.batches import SceneBatch
 from musicnet.learning.data import SceneData
 from musicnet.learning.module import MusicNet
@@ -75,10 +77,10 @@ def fault(code: str, subject: str) -> Callable[[Callable[[], Planted]], Callable
 class AllGroups(StepGate):
     """Wants every single gradient to be greater than zero."""
 
-    def _judge(self, gradients: list[Tensor], *rest: Any) -> Any:
-        norm, reason = super()._judge(gradients, *rest)
-        is_empty = any(float(g.norm()) == 0.0 for g in gradients)
-        return norm, "zero" if is_empty and reason == "ok" else reason
+    def look(self, *given: Any, **named: Any) -> Look:
+        look = super().look(*given, **named)
+        is_empty = any(float(g.norm()) == 0.0 for g in look.gradients.tensors)
+        return replace(look, reason="zero") if is_empty and look.reason == "ok" else look
 
 
 _TWO_RANKS = {"strategy": "ddp_fork", "devices": 2}
@@ -431,8 +433,9 @@ def _buffers_net() -> Planted:
             is_bad = self.training and self.gate.attempts == 30
             return image * torch.nan if is_bad else image
 
-        def _restore_statistics(self) -> None:
-            """Leave them as the batch left them."""
+        def _open_window(self, *, is_first: bool) -> Window:
+            super()._open_window(is_first=is_first)
+            return Window([])  # takes no statistics back
 
     return Planted(small_musicnet(Poisoned))
 
