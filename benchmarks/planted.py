@@ -78,6 +78,7 @@ class AllGroups(StepGate):
     """Wants every single gradient to be greater than zero."""
 
     def look(self, *given: Any, **named: Any) -> Look:
+        """Turn any empty gradient into a veto."""
         look = super().look(*given, **named)
         is_empty = any(float(g.norm()) == 0.0 for g in look.gradients.tensors)
         return replace(look, reason="zero") if is_empty and look.reason == "ok" else look
