@@ -5,7 +5,6 @@ one source at a time repairs most of that; two at a time the rest.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -78,34 +77,6 @@ def redetect(
     return found
 
 
-def alternatives(
-    problem: Problem, dictionary: Dictionary, found: Found, n_starts: int
-) -> list[tuple[Found, Bool[Tensor, "channel scene"]]]:
-    """Other places for each source, one at a time, whether better or not.
-
-    Args:
-        problem: what has to be explained.
-        dictionary: cells to try.
-        found: sources so far.
-        n_starts: peaks that are tried for each source taken out.
-
-    Returns:
-        As many other answers, and which scenes have them.
-    """
-    n_channels, n_scenes, n_slots = found.present.shape
-    everything = torch.arange(n_scenes, device=found.cost.device).expand(n_channels, -1)
-    n_starts = min(n_starts, dictionary.cells.shape[0])
-    sets = out_sets(n_slots, 1, found.cost.device)
-    trials, is_trial, _ = _all_trials(problem, dictionary, found, everything, n_starts, sets)
-    trials = replace(trials, cost=trials.cost.masked_fill(~is_trial, torch.inf))
-    n_trials = n_slots * n_starts
-    first = torch.arange(n_scenes, device=found.cost.device) * n_trials
-    return [
-        (trials.take((first + j).expand(n_channels, -1)), is_trial[:, first + j])
-        for j in range(n_trials)
-    ]
-
-
 def _best_trial(
     problem: Problem,
     dictionary: Dictionary,
@@ -119,26 +90,6 @@ def _best_trial(
 
     Beside it how badly it fits; infinite where there was nothing to try.
     """
-    n_some = some.shape[1]
-    all_trials, is_trial, trials = _all_trials(problem, dictionary, found, some, n_starts, sets)
-    badness = all_trials.cost if misfit is None else misfit(problem.take(trials), all_trials)
-    # what is no number must not win: argmin would have it first
-    badness = badness.masked_fill(~is_trial | badness.isnan(), torch.inf)
-    least, best = badness.reshape(len(some), n_some, -1).min(-1)
-    n_trials = badness.shape[1] // n_some
-    best = best + torch.arange(n_some, device=some.device) * n_trials
-    return all_trials.take(best), least
-
-
-def _all_trials(
-    problem: Problem,
-    dictionary: Dictionary,
-    found: Found,
-    some: Int[Tensor, "channel some"],
-    n_starts: int,
-    sets: Bool[Tensor, "set out source"],
-) -> tuple[Found, Bool[Tensor, "channel trial"], Int[Tensor, "channel trial"]]:
-    """All trials, which of them could be made, and the scene of each; those of a scene in a row."""
     n_some, n_out = some.shape[1], sets.shape[1]
     # one line per scene and set taken out, the sets of a scene in a row
     lines = some.repeat_interleave(len(sets), dim=1)
@@ -159,7 +110,13 @@ def _all_trials(
     was_there = (before.present | ~slots.any(1)).all(-1)
     is_trial = was_there & is_place.flatten(1)
     all_trials = Found(refined.parameters, before.present, refined.cost)
-    return all_trials, is_trial, trials
+    badness = refined.cost if misfit is None else misfit(tried, all_trials)
+    # what is no number must not win: argmin would have it first
+    badness = badness.masked_fill(~is_trial | badness.isnan(), torch.inf)
+    least, best = badness.reshape(len(some), n_some, -1).min(-1)
+    n_trials = badness.shape[1] // n_some
+    best = best + torch.arange(n_some, device=some.device) * n_trials
+    return all_trials.take(best), least
 
 
 def out_sets(n_slots: int, n_out: int, device: torch.device) -> Bool[Tensor, "set out source"]:

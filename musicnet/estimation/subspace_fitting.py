@@ -15,7 +15,7 @@ criterion and its weights.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -50,8 +50,8 @@ def refit(problem: Problem, grid: SearchGrid | None, found: Found) -> Found:
     if n_slots < 2:
         return found
     misfit = symbol_misfit(problem, found)
-    for rank in range(1, most_dimensions(problem, n_slots) + 1):
-        hopeful = is_hopeful(problem, counts, rank, misfit)
+    for rank in range(1, min(n_slots - 1, problem.y.shape[-2]) + 1):
+        hopeful = (rank < counts) & (_least_misfit(problem, counts, rank) < misfit)
         some = pack_scenes(hopeful)
         if some.shape[1] == 0:
             continue
@@ -66,75 +66,21 @@ def refit(problem: Problem, grid: SearchGrid | None, found: Found) -> Found:
     return found
 
 
-def most_dimensions(problem: Problem, n_sources: int) -> int:
-    """Most dimensions of a signal subspace that is too small for its sources.
-
-    Args:
-        problem: snapshots of one operator.
-        n_sources: of a scene.
-
-    Returns:
-        0 where there is none.
-    """
-    return min(n_sources - 1, problem.y.shape[-2])
-
-
-def is_hopeful(
-    problem: Problem,
-    counts: Int[Tensor, "channel scene"],
-    rank: int,
-    misfit: Float[Tensor, "channel scene"],
-) -> Bool[Tensor, "channel scene"]:
-    """Whether sources of a smaller signal subspace could be a better answer, if they fitted well.
-
-    Args:
-        problem: snapshots of one operator, of known noise power.
-        counts: sources of each scene.
-        rank: dimensions of the subspace.
-        misfit: `symbol_misfit` of the answer so far.
-
-    Returns:
-        False where the subspace is as large as the sources are many, too.
-    """
-    return (rank < counts) & (_least_misfit(problem, counts, rank) < misfit)
-
-
-@dataclass(frozen=True)
-class SymbolMisfits:
-    """How badly sources fit with each kind of symbols, see `symbol_misfit`.
-
-    Args:
-        independent: nepers, of independent symbols.
-        of_any_rank: nepers, of symbols of the best rank.
-        powers: eigenvalues of the covariance within the sources' span, in units of the noise,
-            falling.
-    """
-
-    independent: Float[Tensor, "channel scene"]
-    of_any_rank: Float[Tensor, "channel scene"]
-    powers: Float[Tensor, "channel scene source"]
-
-
-def symbol_misfits(
-    problem: Problem, explained: Explanation, present: Bool[Tensor, "channel scene source"]
-) -> SymbolMisfits:
-    """Both kinds of symbols, weighed apart.
+def powers_in_span(
+    problem: Problem, explained: Explanation
+) -> Float[Tensor, "channel scene source"]:
+    """How strong each dimension is between the sources.
 
     Args:
         problem: snapshots of one operator, of known noise power.
         explained: what the sources explain.
-        present: slots that hold a source.
 
     Returns:
-        Nepers, what is left over included; float64.
+        Eigenvalues of the covariance within the sources' span, in units of the noise, falling;
+        float64.
     """
-    seen = _covariance_in_span(problem, explained)
-    left = explained.cost.double() / problem.noise_power
-    return SymbolMisfits(
-        left + _independent_misfit(problem, explained, seen, present),
-        left + _coherent_misfit(problem, explained, seen, present),
-        torch.linalg.eigvalsh(seen).flip(-1),
-    )
+    powers: Tensor = torch.linalg.eigvalsh(_covariance_in_span(problem, explained))
+    return powers.flip(-1)
 
 
 def symbol_misfit(

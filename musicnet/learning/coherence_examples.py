@@ -7,7 +7,7 @@ from torch import Tensor
 from musicnet.estimation.covariance_clues import CovarianceClues
 from musicnet.estimation.linearization import explain
 from musicnet.estimation.problem import Problem, compress
-from musicnet.estimation.subspace_fitting import symbol_misfits
+from musicnet.estimation.subspace_fitting import powers_in_span
 from musicnet.learning.batches import SceneBatch
 from musicnet.networks.coherence import CoherenceHead
 from musicnet.scene.sources import SearchRegion
@@ -73,7 +73,7 @@ def inferred(
     """
     places = parameters.nan_to_num().to(problem.y.real.dtype)
     explained = explain(problem, places, resolved)
-    powers = symbol_misfits(problem, explained, resolved).powers
+    powers = powers_in_span(problem, explained)
     if powers.shape[-1] < 2:
         return torch.ones_like(resolved[..., 0])
     # what noise alone makes of the largest of K eigenvalues

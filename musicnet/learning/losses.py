@@ -17,12 +17,12 @@ from musicnet.networks.head import PseudoSpectrum
 from musicnet.scene.sources import Sources
 from musicnet.shapes import Map
 
-LossTerm = Literal["spectrum", "offsets", "trust", "answers", "coherence", "calibration"]
+LossTerm = Literal["spectrum", "offsets", "trust", "coherence", "calibration"]
 LOSS_TERMS: tuple[LossTerm, ...] = get_args(LossTerm)
 SPECTRUM_TERMS: tuple[LossTerm, ...] = ("spectrum", "offsets")
 """Those of the pseudo-spectrum; ``trust`` is in `musicnet.learning.trust_examples`,
-``answers`` in `musicnet.learning.answer_examples`, ``coherence`` in
-`musicnet.learning.coherence_examples`, ``calibration`` in `musicnet.learning.calibration_loss`."""
+``coherence`` in `musicnet.learning.coherence_examples`, ``calibration`` in
+`musicnet.learning.calibration_loss`."""
 
 _SPREAD = (0.6, 0.6, 0.7)  # of a target along (v, u, rho), in cells
 _FOCUS = 2  # power that quiets the cells that are right already

@@ -1,7 +1,7 @@
 """MusicNet: the network, its losses and phases, trained through the gate."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -17,7 +17,6 @@ from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.parameter_groups import ParameterGroup
 from musicnet.gate.schedules import Schedule
 from musicnet.gate.step_gate import StepGate
-from musicnet.learning.answer_examples import AnswerExample, answer_examples, answer_loss
 from musicnet.learning.batches import SceneBatch, with_truth
 from musicnet.learning.calibration_loss import calibration_loss
 from musicnet.learning.checkpoint_weights import find_network
@@ -36,7 +35,6 @@ from musicnet.learning.phases import (
 from musicnet.learning.picture import spectrum_picture
 from musicnet.learning.trust_examples import TrustExample, trust_examples, trust_loss
 from musicnet.networks.head import PseudoSpectrum
-from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.networks.pretrained import begin_with
 from musicnet.scene.scene import Scene
@@ -231,9 +229,6 @@ class MusicNet(GatedModule):
             terms["calibration"] = self._misfit(batch)
         if self.network.head.trust is not None and weighs(self.phases, "trust"):
             terms["trust"] = trust_loss(self.network.head.trust, self._examples(batch))
-        if self.network.head.judge is not None and weighs(self.phases, "answers"):
-            examples = list(self._answers(self.network.head.judge, batch))
-            terms["answers"] = answer_loss(self.network.head.judge, examples)
         head = self.network.head.coherence
         if head is not None and weighs(self.phases, "coherence"):
             with torch.autocast(self.device.type, enabled=False):
@@ -259,11 +254,6 @@ class MusicNet(GatedModule):
                 heard_of = heard.channels(n_used)
                 examples += trust_examples(heard_of, some, law, region, is_data=is_data)
         return examples
-
-    def _answers(self, judge: Judge, batch: SceneBatch) -> Iterator[AnswerExample]:
-        with torch.autocast(self.device.type, enabled=False):
-            for heard, truth in with_truth(self._heard(batch), _known(batch)):
-                yield from answer_examples(judge, heard, truth, self.scene.region)
 
     def _freeze_for_good(self) -> None:
         """Ask no gradient of what no phase trains; the same parameters in every step suit DDP."""

@@ -19,7 +19,6 @@ def check_parts(settings: NetworkSettings, phases: Sequence[Phase]) -> None:
     """
     parts: dict[LossTerm, tuple[str, str, int, str]] = {
         "trust": ("a trust head", "n_trust", settings.n_trust, "head"),
-        "answers": ("a judge", "n_judge", settings.n_judge, "head"),
         "coherence": ("a coherence head", "n_coherence", settings.n_coherence, "head"),
         "calibration": ("a calibration", "calibrates", settings.calibrates, "calibration"),
     }

@@ -3,7 +3,6 @@
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +21,6 @@ from musicnet.estimation.refinement import refine
 from musicnet.localization.coherent_pursuit import pursue_by_coherence
 from musicnet.localization.confidence import assess, covariance_by, filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
-from musicnet.localization.line_search import weigh
 from musicnet.localization.near_search import pursue_near
 from musicnet.localization.second_look import (
     FIRST_GROWTH_STEPS,
@@ -32,14 +30,11 @@ from musicnet.localization.second_look import (
     refined_quickly,
 )
 from musicnet.localization.task import Task
-from musicnet.networks.judge import Judge
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
 from musicnet.networks.trust import TrustHead
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
-
-Head = TypeVar("Head", TrustHead | None, Judge | None)
 
 # steps of refinement from a peak of the pseudo-spectrum
 _STEPS = 8
@@ -62,7 +57,6 @@ class NeuralSearch:
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
         self.trust = _in_double(pretrained.network.head.trust)
-        self.judge = _in_double(pretrained.network.head.judge)
         self.coherence = pretrained.network.head.coherence
         self.are_alike = pretrained.scene.is_alike
         self._counted: tuple[Counts, Judged] | None = None
@@ -199,9 +193,6 @@ class NeuralSearch:
                 self.coherence, self.problem, counts, are_alike=self.are_alike
             )
             return _unjudged(found)
-        # a single snapshot has no symbols to weigh answers by
-        if self.judge is not None and self.problem.n_snapshots > 1:
-            return _unjudged(weigh(self.judge, self.problem, counts))
         if self.trust is None:
             return _unjudged(self._settled_peaks(counts))
         return self._look(first_answer(self.problem, self.dictionary, counts))
@@ -271,7 +262,7 @@ class NeuralSearch:
         )
 
 
-def _in_double(head: Head) -> Head:
+def _in_double(head: TrustHead | None) -> TrustHead | None:
     """A copy whose rounding single precision does not see: it depends on the size of a batch."""
     return None if head is None else deepcopy(head).double()
 

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from musicnet.networks.coherence import CoherenceHead
-from musicnet.networks.judge import Judge
 from musicnet.networks.trust import TrustHead
 from musicnet.shapes import Map
 
@@ -40,7 +39,6 @@ class Head(nn.Module):
         n_channels: of the features.
         n_rho: planes of the grid.
         n_trust: features of the trust head; 0 goes without.
-        n_judge: features of the judge; 0 goes without.
         coherence: says which scenes are coherent; None goes without.
     """
 
@@ -49,7 +47,6 @@ class Head(nn.Module):
         n_channels: int,
         n_rho: int,
         n_trust: int = 0,
-        n_judge: int = 0,
         coherence: CoherenceHead | None = None,
     ) -> None:
         super().__init__()
@@ -60,7 +57,6 @@ class Head(nn.Module):
             bias = cast("Tensor", self.outputs.bias)  # convolutions have one by default
             bias.zero_()[::_N_OUTPUTS] = INITIAL_LOGIT
         self.trust = TrustHead(n_trust) if n_trust else None
-        self.judge = Judge(n_judge) if n_judge else None
         self.coherence = coherence
 
     def forward(

@@ -40,8 +40,6 @@ class NetworkSettings:
         n_rho: planes along inverse range, where that is searched.
         n_trust: features per source of the head that judges found sources, a multiple of 4; 0 goes
             without. It judges what is heard behind a surface only.
-        n_judge: features per answer of the head that weighs whole answers to one scene; 0 goes
-            without. It weighs what an array heard of data symbols.
         n_coherence: features of the head that says which scenes are coherent; 0 goes without. It
             is about data symbols that an array heard.
         calibrates: whether it learns the errors of one surface, heard with pilots, as well.
@@ -56,7 +54,6 @@ class NetworkSettings:
     n_u: int = 19
     n_rho: int = 8
     n_trust: int = 0
-    n_judge: int = 0
     n_coherence: int = 0
     calibrates: bool = False
 
@@ -70,8 +67,6 @@ class NetworkSettings:
             raise ValueError(
                 f"n_trust must be 0 or a positive multiple of {N_TRUST_HEADS}: got {self.n_trust}."
             )
-        if self.n_judge < 0:
-            raise ValueError(f"n_judge must be >= 0: got {self.n_judge}.")
         if self.n_coherence < 0:
             raise ValueError(f"n_coherence must be >= 0: got {self.n_coherence}.")
         if min(self.dilations, default=1) < 1:
@@ -82,8 +77,7 @@ class NetworkSettings:
                 f"n_v={self.n_v}, n_u={self.n_u}, n_rho={self.n_rho}."
             )
         # sizes come from files as well, where nothing else bounds them
-        heads = (self.n_trust, self.n_judge, self.n_coherence)
-        widest = max(self.n_channels, *heads, *self.dilations)
+        widest = max(self.n_channels, self.n_trust, self.n_coherence, *self.dilations)
         if widest > MAX_WIDTH or len(self.dilations) > MAX_WIDTH:
             raise ValueError(
                 f"no width, dilation or number of blocks may exceed {MAX_WIDTH}: got {widest} and "
@@ -126,10 +120,8 @@ class NeuralMusic(nn.Module):
         self.backbone = Backbone(self.image.n_maps, settings.n_channels, settings.dilations, kernel)
         if settings.n_trust:
             _check_trust(scene, settings)
-        if settings.n_judge:
-            _check_plain_data(scene, "judge weighs", f"n_judge={settings.n_judge}")
         if settings.n_coherence:
-            _check_plain_data(scene, "coherence is of", f"n_coherence={settings.n_coherence}")
+            _check_coherence(scene, settings)
         if settings.calibrates:
             _check_calibration(scene)
         self.calibration = Calibration(scene.n_elements) if settings.calibrates else None
@@ -137,7 +129,6 @@ class NeuralMusic(nn.Module):
             settings.n_channels,
             self.grid.n_rho,
             settings.n_trust,
-            settings.n_judge,
             _coherence(scene, settings),
         )
 
@@ -235,14 +226,13 @@ def _coherence(scene: Scene, settings: NetworkSettings) -> CoherenceHead | None:
     return CoherenceHead(settings.n_coherence, scene.sources.n_max, scene.n_snapshots)
 
 
-def _check_plain_data(scene: Scene, what: str, setting: str) -> None:
-    """Refuses a head where it would have nothing to say."""
+def _check_coherence(scene: Scene, settings: NetworkSettings) -> None:
+    """Refuses a coherence head where it would have nothing to say."""
     if scene.surface is not None or scene.symbols != "data":
         raise ValueError(
-            f"the {what} what an array heard of data symbols: got {setting} with "
-            f"symbols={scene.symbols!r} and "
-            f"{'no surface' if scene.surface is None else 'a surface'}. "
-            f"Set {setting.partition('=')[0]}=0."
+            "the coherence is of what an array heard of data symbols: got "
+            f"n_coherence={settings.n_coherence} with symbols={scene.symbols!r} and "
+            f"{'no surface' if scene.surface is None else 'a surface'}. Set n_coherence=0."
         )
 
 

@@ -71,7 +71,7 @@ REFUSED = {
     "+trainer.limit_train_batches=0": "trainer.limit_train_batches must be > 0",
     "+trainer.limit_val_batches=0": "objective.metric must be .*nothing is validated",
     "model.init_args.groups=[{name:all,prefixes:[network.backbon]}]": "exactly one group",
-    "phases=[{weights:{spectrum:1.0}}]": "a file of .*calibrated, joint, judged, staged, trusted",
+    "phases=[{weights:{spectrum:1.0}}]": "a file of .*coherence, joint, staged, trusted",
     "data=recorded": "data.init_args.path must be given",
     "data=recorded data.init_args.path=nothing.npz": "nothing.npz",
     "phases=trusted": "need each other: got network.n_trust=0",
