@@ -281,10 +281,12 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def state_hash(folder: Path) -> str:
     """The sha256 of everything that `last.ckpt` holds, but for paths, times and run ids.
 
-    Weights, optimiser, schedules, counters of gate and loops, averages, random numbers, metrics.
+    Weights, optimiser, schedules, counters of gate and loops, averages, random numbers, metrics;
+    not what the doctor has seen, who changes nothing.
     """
     checkpoint = read_checkpoint_file(folder / "checkpoints" / "last.ckpt")
     own = checkpoint["callbacks"]
+    own.pop("RunDoctor", None)  # watches seconds and memory of a process
     for name in [n for n in own if n.startswith("ModelCheckpoint")]:
         scores = own[name]["best_k_models"]
         own[name] = {Path(path).name: score for path, score in scores.items()}
