@@ -173,7 +173,7 @@ class MusicCLI(LightningCLI):
         if self.verb == "fit" and self._resume is not None:
             self._take_up(self._resume)
         if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, model)
+            check_checkpoint(self.checkpoint, model, resumes=self.verb == "fit")
         elif self.verb != "fit":
             raise ConfigurationError(
                 f"{self.verb} needs trained weights: got no checkpoint. "

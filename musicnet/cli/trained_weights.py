@@ -7,8 +7,8 @@ from musicnet.cli.refusals import ConfigurationError
 from musicnet.gate.checkpoint_files import DamagedCheckpointError, read_checkpoint_file
 
 
-def check_checkpoint(path: Path, model: dict[str, Any]) -> None:
-    """Refuse a checkpoint that is none, or is another model's."""
+def check_checkpoint(path: Path, model: dict[str, Any], *, resumes: bool = False) -> None:
+    """Refuse what is no checkpoint, another model's, or, to be resumed from, weights alone."""
     if not path.is_file():
         raise ConfigurationError(
             f"ckpt_path must be a local file: got {path}. It is not there, or not a file."
@@ -27,6 +27,11 @@ def check_checkpoint(path: Path, model: dict[str, Any]) -> None:
         raise ConfigurationError(
             f"ckpt_path must fit the model: {path} was trained with other {', '.join(differing)}."
             " Use the config.yaml of its own run."
+        )
+    if resumes and not checkpoint.get("optimizer_states"):
+        raise ConfigurationError(
+            f"ckpt_path cannot be resumed from: {path} holds weights and no optimiser state. Take "
+            "the last.ckpt of a run, or begin with model.init_args.start."
         )
 
 

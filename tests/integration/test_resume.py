@@ -175,6 +175,18 @@ def test_a_damaged_checkpoint_is_refused_by_name(
     assert re.fullmatch(f"error: ckpt_path .*{last} fails its checksum.*\n", answer.err)
 
 
+def test_weights_alone_cannot_be_resumed_from(
+    hydra_door: Callable[..., Any], broken_run: Path, tmp_path: Path
+) -> None:
+    checkpoint = torch.load(broken_run / "checkpoints" / "last.ckpt", weights_only=True)
+    del checkpoint["optimizer_states"]
+    alone = tmp_path / "weights.ckpt"
+    torch.save(checkpoint, alone)
+    answer = hydra_door(*SAVING, f"ckpt_path={alone}")
+    assert (answer.exit_code, answer.new) == (1, [])
+    assert re.fullmatch(f"error: ckpt_path .*{alone} .*no optimiser state.*\n", answer.err)
+
+
 def test_auto_takes_nothing_that_is_not_the_same_run_or_is_in_work(
     hydra_door: Callable[..., Any], broken_run: Path
 ) -> None:

@@ -20,8 +20,15 @@ PLACES = ((0.0, 0.0, 0.0), (0.5, 0.1, 0.0), (1.2, 0.0, 0.3), (0.1, 0.9, 0.0))
 CUSTOM = ((0.0, 90.0, 180.0, 270.0), (45.0, 0.0, 0.0, 10.0))
 
 
+def tree_of(path):
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name in tree.pop("defaults", []):  # one level of composition is all there is
+        tree = tree_of(path.with_name(f"{name}.yaml")) | tree
+    return tree
+
+
 def from_file(path):
-    return from_plain(Scene, yaml.safe_load(path.read_text(encoding="utf-8")), "scene")
+    return from_plain(Scene, tree_of(path), "scene")
 
 
 @pytest.mark.parametrize(
