@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -89,6 +90,7 @@ class RunDoctor(StepObserver):
         self._watch: RunWatch | None = None
         self.diagnosis: Diagnosis | None = None
         self._earlier: tuple[Curve, ...] = ()
+        self._begun: dict[str, Any] | None = None
         self._before_training: dict[str, Any] = {}
         self._next_look = FIRST_LOOK
         self._saved_at = 0.0
@@ -100,6 +102,7 @@ class RunDoctor(StepObserver):
             self.findings = []
             self.judgement = None
             self._earlier = ()
+            self._begun = None
             self._before_training = {}
             self._next_look = FIRST_LOOK
             self._saved_at = time.monotonic()
@@ -113,7 +116,12 @@ class RunDoctor(StepObserver):
         asked = schedule_audit.asked_rates(pl_module.hparams)
         if self.rate is not None:
             asked = [("RunDoctor.rate", self.rate)]
+        if _is_sharded(trainer):
+            log.info("Doctor: weights are shared out over processes, which nobody watches")
+            return
         self._watch = RunWatch(trainer, pl_module, asked)
+        if self._begun is not None:
+            self._watch.takes_up(self._begun)
         self._watch.validating.ends(self._before_training, trainer.global_step)
 
     @override
@@ -254,18 +262,24 @@ class RunDoctor(StepObserver):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._watch is not None:
             self._earlier = self._all_curves()  # a checkpoint may be saved yet
+            self._begun = self._watch.begun()
             self._watch.close()
             self._watch = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"findings": to_plain(self.findings), "curves": to_plain(self._all_curves())}
+        return {
+            "findings": to_plain(self.findings),
+            "curves": to_plain(self._all_curves()),
+            "begun": self._begun if self._watch is None else self._watch.begun(),
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # what was seen before a resume is part of the run
         self.findings = [from_plain(Finding, one, "finding") for one in state_dict["findings"]]
         self._earlier = tuple(from_plain(Curve, one, "curve") for one in state_dict["curves"])
+        self._begun = state_dict["begun"]
 
     def _all_curves(self) -> tuple[Curve, ...]:
         return joined(self._earlier, () if self._watch is None else self._watch.curves())
@@ -369,3 +383,8 @@ def _config_text(folder: Path, module: LightningModule) -> str | None:
     if path.exists():
         return path.read_text(encoding="utf-8")
     return "\n".join(f"{key}: {value}" for key, value in module.hparams.items()) or None
+
+
+def _is_sharded(trainer: Trainer) -> bool:
+    """Whether no process holds whole weights; what views of them would show is not theirs."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

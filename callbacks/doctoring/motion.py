@@ -45,7 +45,7 @@ class MotionWatch:
         self._counts = [0] * len(optimizers)
         self._before: dict[int, dict[str, list[Tensor]]] = {}
         self._ratios: deque[float] = deque(maxlen=64)
-        self._largest: float | None = None
+        self.largest: float | None = None
         self._n_measured = self._n_still = 0
         self._share: float | None = None
         self._first_norm: float | None = None
@@ -119,7 +119,7 @@ class MotionWatch:
             n_still=self._n_still,
             moved_share=self._share,
             is_half=self._is_half,
-            ratio_largest=self._largest,
+            ratio_largest=self.largest,
             ratio_median=statistics.median(self._ratios) if self._ratios else None,
             growth=self._growth,
             foreign=self._foreign,
@@ -181,7 +181,7 @@ class MotionWatch:
             self._share = 0.0
         if norm > 0.0 and delta / norm < float("inf"):
             self._ratios.append(delta / norm)
-            self._largest = max(self._largest or 0.0, delta / norm)
+            self.largest = max(self.largest or 0.0, delta / norm)
             self._first_norm = self._first_norm or norm
             self._growth = norm / self._first_norm
             self._told(

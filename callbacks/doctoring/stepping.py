@@ -29,7 +29,7 @@ class LossWatch:
         self.n = self.n_nonfinite = self.hidden = 0
         self.curve = Series()
         self.graphs = GraphWatch()
-        self._first: list[float] = []
+        self.first: list[float] = []
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._highest: float | None = None
         self._broken_tail = 0
@@ -88,7 +88,7 @@ class LossWatch:
         return Losses(
             n=self.n,
             n_nonfinite=self.n_nonfinite,
-            first=statistics.median(self._first) if self._first else None,
+            first=statistics.median(self.first) if self.first else None,
             last=last,
             highest=self._highest,
             zero_terms=zero_terms,
@@ -105,8 +105,8 @@ class LossWatch:
             self.hidden += hidden
             return
         self._broken_tail = 0
-        if len(self._first) < 3:
-            self._first.append(value)
+        if len(self.first) < 3:
+            self.first.append(value)
         self._recent.append(value)
         if self.n % 5 == 0 and len(self._recent) >= 5:
             median = statistics.median(list(self._recent)[-5:])
@@ -218,7 +218,7 @@ class PaceWatch:
         self._works: deque[float] = deque(maxlen=RECENT)
         self._started: float | None = None
         self._ended: float | None = None
-        self._n = 0
+        self.n = 0
         self._memory_first: float | None = None
 
     def starts(self) -> None:
@@ -232,10 +232,10 @@ class PaceWatch:
         """A batch is done."""
         now = time.perf_counter()
         if self._started is not None:
-            self._n += 1
-            if self._n > 1:  # the first allocates
+            self.n += 1
+            if self.n > 1:  # the first allocates
                 self._works.append(now - self._started)
-            self.step_times.add(self._n, 1e3 * (now - self._started))
+            self.step_times.add(self.n, 1e3 * (now - self._started))
         self._ended = now
 
     def is_interrupted(self) -> None:
@@ -246,8 +246,8 @@ class PaceWatch:
         """What is known now; memory is looked at too."""
         memory = resident_mb()
         if memory is not None:
-            self.memory.add(self._n, memory)
-            if self._memory_first is None and self._n >= 5:
+            self.memory.add(self.n, memory)
+            if self._memory_first is None and len(self._works) >= 4:
                 self._memory_first = memory
         return Pace(
             n=len(self._waits),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -108,6 +110,22 @@ class RunWatch:
             self._unseen.setdefault(what, f"{type(error).__name__}: {error}".partition("\n")[0])
             log.debug("the doctor could not look at %s", what, exc_info=error)
             return None
+
+    def begun(self) -> dict[str, Any]:
+        """How the run began: what a resumed one has to know, to be judged as a whole."""
+        return {
+            "batches": self.losses.n,
+            "losses": list(self.losses.first),
+            "val_loss": self.validating.val_first,
+            "largest_step": self.motion.largest,
+        }
+
+    def takes_up(self, begun: dict[str, Any]) -> None:
+        """Begin where another watch of the same run has ended."""
+        self.losses.n = self.pace.n = int(begun["batches"])
+        self.losses.first = list(begun["losses"])
+        self.validating.val_first = begun["val_loss"]
+        self.motion.largest = begun["largest_step"]
 
     @property
     def steps(self) -> int:
@@ -243,7 +261,8 @@ class RunWatch:
         if self.processes.n < 2 or not isinstance(self.trainer.strategy, DDPStrategy):
             return
         own = self.motion.read().to(self.module.device)
-        every = self.trainer.strategy.all_gather(own)
+        every = torch.stack([torch.empty_like(own) for _ in range(self.processes.n)])
+        torch.distributed.all_gather(list(every.unbind()), own.contiguous())
         spread = float((every - every[:1]).abs().nan_to_num(nan=0.0).max())
         compared = self.processes.n_compared + 1
         self.processes = Processes(self.processes.n, compared, max(spread, self.processes.spread))

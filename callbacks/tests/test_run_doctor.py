@@ -190,6 +190,12 @@ def test_what_was_seen_before_a_resume_is_part_of_the_run(gated, fit, tmp_path: 
     assert "GROUP_FROZEN" in [finding.code for finding in second.findings]
     rates = next(c for c in second.diagnosis.curves if c.name.startswith("learning rate"))
     assert rates.x[0] < 8 < rates.x[-1]
+    # a run is judged as a whole, not from where it was taken up
+    assert second.evidence.losses.n == 32
+    assert second.evidence.losses.first == first.evidence.losses.first
+    assert second.evidence.losses.val_first == first.evidence.losses.val_first
+    losses = next(c for c in second.diagnosis.curves if c.name == "training loss")
+    assert (losses.x[0], losses.x[-1]) == (1, 32)
     assert list(rates.x) == sorted(rates.x)
 
 

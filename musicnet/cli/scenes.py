@@ -39,7 +39,8 @@ def experiment_scene(name: str) -> Scene:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("train", [f"experiment={name}"])
-        return from_plain(Scene, OmegaConf.to_container(composed.scene, resolve=True), "scene")
+        tree = OmegaConf.to_container(composed.scene, resolve=True)
+        return from_plain(Scene, tree, "scene", fill_defaults=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigurationError(f"experiment {name}: {one_line(error)}") from error
     finally:

@@ -156,7 +156,7 @@ def _entries(path: Path, found: Bearings, first: int, cpu_ms: float) -> Iterator
             "file": str(path),
             "scene": first + window,
             "time_s": middle,
-            "n_sources": len(sources),
+            "n_sources": sum(one["resolved"] for one in sources),
             "log_likelihood": None,
             "cpu_ms": cpu_ms,
             "sources": sources,

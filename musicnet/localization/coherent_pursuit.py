@@ -16,7 +16,7 @@ from torch import Tensor
 
 from musicnet.estimation.covariance_clues import CovarianceClues
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found
+from musicnet.estimation.found import Found, nothing
 from musicnet.estimation.one_waveform import find_together
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.pursuit import grow
@@ -135,6 +135,8 @@ def find_apart(
     Returns:
         As many sources as asked.
     """
+    if int(counts.max()) == 0:
+        return nothing(problem)
     found = _refined(problem, grow(problem, dictionary, counts, pace.growth_steps), pace.steps)
     some = pack_scenes(_is_close(problem, found))
     if some.shape[1]:

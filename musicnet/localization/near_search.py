@@ -15,7 +15,7 @@ from torch import Tensor
 
 from musicnet.estimation.covariance_clues import CovarianceClues
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found
+from musicnet.estimation.found import Found, nothing
 from musicnet.estimation.linearization import Explanation, explain
 from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
 from musicnet.estimation.redetection import redetect
@@ -55,15 +55,17 @@ def pursue_near(
         return found, torch.zeros_like(counts, dtype=torch.bool)
     clues = CovarianceClues.of(problem)
     is_coherent = is_one_waveform(head, problem, clues, counts)
-    others = pack_scenes(~is_coherent)
+    is_other = ~is_coherent & (counts > 0)
+    others = pack_scenes(is_other)
     middle = problem.box.mean(0).expand(*counts.shape, n_slots, 3)
-    found = Found(middle, torch.zeros_like(middle[..., 0], dtype=torch.bool), middle[..., 0, 0])
+    absent = torch.zeros_like(middle[..., 0], dtype=torch.bool)
+    found = Found(middle, absent, nothing(problem).cost)
     if others.shape[1]:
         part, n_some = problem.take(others), take_scenes(counts, others)
         better = find_apart(part, take_scenes(n_snapshots, others), dictionary, n_some, _APART)
         better = redetect(part, dictionary, better, _is_entangled(part, better), _FEW_STARTS)
         better = with_cost(part, better, n_slots)
-        found = found.replaced(better, others, take_scenes(~is_coherent, others))
+        found = found.replaced(better, others, take_scenes(is_other, others))
     some = pack_scenes(is_coherent)
     if some.shape[1]:
         part, n_some = problem.take(some), take_scenes(counts, some)

@@ -49,9 +49,10 @@ def _draw(scenes: list[dict[str, Any]], title: str, target: Path) -> None:
         for source in scene["sources"]
         if source["resolved"]
     ]
-    is_near = any(source["range_m"] is not None for source in found)
+    is_near = any(source.get("range_m") is not None for source in found)
     figure, axes = new_row(1 + is_near, width=7.0 * (1 + is_near))
-    angle = "bearing_deg" if any("bearing_deg" in source for source in found) else "azimuth_deg"
+    angles = ("bearing_deg", "lateral_deg", "azimuth_deg")
+    angle = next((a for a in angles if any(a in source for source in found)), angles[-1])
     axes[0].errorbar(
         [source["at"] for source in found],
         [source[angle] for source in found],

@@ -69,6 +69,12 @@ def test_tracks_are_smoothed(capsys, talk):
     assert first == pytest.approx([40.0] * 4, abs=0.5)
 
 
+def test_bearings_are_drawn(tmp_path, talk):
+    words = (*WORDS, "--output", str(tmp_path / "b.json"), "--plot", str(tmp_path / "pictures"))
+    assert command.run([str(talk), *words]) == 0
+    assert (tmp_path / "pictures" / "talk.png").exists()
+
+
 def test_a_table_has_columns_for_bearings(tmp_path, talk):
     target = tmp_path / "bearings.csv"
     assert command.run([str(talk), *WORDS, "--output", str(target)]) == 0

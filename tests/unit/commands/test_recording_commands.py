@@ -51,7 +51,7 @@ def test_bad_scenes_are_not_converted(tmp_path, capsys):
     assert not (tmp_path / "out.h5").exists()
 
 
-@pytest.mark.parametrize("name", ["ris", "ula"])
+@pytest.mark.parametrize("name", ["ris", "ula", "miscalibrated"])
 def test_simulated_scenes_are_those_of_the_experiment(name, tmp_path, capsys):
     target = tmp_path / "out.npz"
     words = ["--experiment", name, "--n", "70", "--seed", "3"]
