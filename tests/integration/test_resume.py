@@ -307,6 +307,7 @@ def faults(*campaigns: str, limit_s: int = 1200) -> list[str]:
     return [line for line in lines if ";" in line or line.startswith(("resume", "signals"))]
 
 
+@pytest.mark.slow
 def test_row_46_kills_signals_and_damage_are_outlived() -> None:
     """Real runs that are killed, or signalled twice in a row; writers that are killed."""
     said = faults(

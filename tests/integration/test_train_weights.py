@@ -51,6 +51,7 @@ def test_a_run_of_another_experiment_is_refused(finished_run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_experiment_is_trained_and_exported(tiny, tmp_path):
     small = [word for word in tiny if not word.startswith(("experiment", "trainer.max"))]
     small += ["trainer.max_epochs=1", "model.init_args.averaging={kind: ema}"]
