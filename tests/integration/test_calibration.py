@@ -31,6 +31,7 @@ def turned(tmp_path: Path) -> Path:
     return tmp_path / "calibration.npz"
 
 
+@pytest.mark.slow
 def test_a_recording_of_known_sources_calibrates_the_hardware_that_made_it(
     hydra_door: Callable[..., Any], turned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -351,7 +351,14 @@ def test_a_recorded_line_is_trained_on_by_the_ula_experiment(
     assert answer.exit_code == 0
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    # examples of two tasks behind the surface take as long as all else: one is enough by default
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "ris_data_symbols"))
+        for name in EXPERIMENTS
+    ],
+)
 def test_a_few_batches_of_any_experiment_are_repeated_and_judged(
     hydra_door: Callable[..., Any], experiment: str
 ) -> None:

@@ -260,7 +260,11 @@ def check_ends_alike(run: Any, kind: str, places: Callable[[int], list[int]]) ->
         assert ended == whole, name
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(
+    "kind",
+    # a run with two workers starts ten processes
+    [pytest.param(k, marks=[pytest.mark.slow] * (k == "two workers")) for k in SETTINGS],
+)
 def test_row_46_broken_off_and_resumed_it_ends_alike(run: Any, kind: str) -> None:
     """Inside an epoch, after batches that a worker has fetched ahead of a checkpoint."""
     few = 2 if kind in ("plain", "validations inside", "one worker", "two workers") else 1
@@ -273,7 +277,7 @@ def test_broken_off_at_any_hook_and_resumed_it_ends_alike(run: Any, kind: str) -
     check_ends_alike(run, kind, lambda n: list(range(1, n + 1)))
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_row_44_any_checkpoint_will_do_to_go_on_from(
     run: Any, tmp_path: Path, accumulate: int
 ) -> None:

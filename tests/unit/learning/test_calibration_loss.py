@@ -48,6 +48,7 @@ def module_of(scene, phases=ONLY_CALIBRATION, settings=SIZES, lr=2e-2, **options
     )
 
 
+@pytest.mark.slow
 def test_it_is_what_least_squares_leaves_over(hardware):
     heard, truth = drawn(hardware)
     left, freedom = 0.0, 0
