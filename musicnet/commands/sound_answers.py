@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from musicnet.estimation.wideband import WIDEBAND_METHODS
 from musicnet.localization.sound import Bearings, localize_sound
 from musicnet.localization.tracks import smoothed
 from musicnet.recordings.array_descriptions import ArrayDescription
@@ -64,9 +65,14 @@ def is_wideband(path: Path, arguments: argparse.Namespace) -> bool:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a method for sound, and no sound.
+        ValueError: a method for sound and no sound, or the other way round.
     """
     if arguments.frequency is None and is_sound(read_beginning(path)):
+        if arguments.method not in ("auto", *WIDEBAND_METHODS):
+            raise ValueError(
+                f"wideband sound is localised by one of {', '.join(WIDEBAND_METHODS)}: got "
+                f"--method {arguments.method}. Give --frequency for one narrow band."
+            )
         return True
     if arguments.method in SOUND_METHODS:
         raise ValueError(

@@ -101,7 +101,7 @@ def test_frequencies_beyond_the_aliasing_limit_are_said_aloud(capsys, talk):
         ((*WORDS, "--band", "3000", "4000"), "got 3000 to 4000 Hz"),
         ((*WORDS, "--window", "0.01"), "two frames"),
         ((*WORDS, "--window", "nan"), "got 'nan'"),
-        ((*WORDS, "--method", "esprit"), "got 'esprit'"),
+        ((*WORDS, "--method", "esprit"), "got --method esprit"),
         ((*WORDS, "--range-m", "1", "10"), "got --range-m"),
         ((*WORDS, "--frequency", "900", "--method", "cssm"), "--method cssm"),
     ],
