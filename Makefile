@@ -1,5 +1,5 @@
 # Every target sets itself up: on a fresh clone any of them may be the first command.
-.PHONY: overfit test lint fix slow bench weights clean
+.PHONY: overfit test test-plain test-shapes lint fix slow bench weights clean
 
 python ?= python3
 bin := .venv/bin
@@ -15,9 +15,15 @@ $(ready): pyproject.toml constraints.txt
 overfit: $(ready)  ## memorise 200 scenes; a verdict in under a minute
 	$(bin)/python train.py experiment=overfit
 
-# Lightning writes one of its own types in a way that the shape checker frowns upon.
-test: $(ready)  ## the whole suite: plain, then with shapes checked at every call
+# Two passes beside each other, a core each: more threads would only wait for one another.
+test: $(ready)  ## the whole suite: plain, and with shapes checked at every call
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 test-plain test-shapes
+
+test-plain: $(ready)
 	$(bin)/python -m pytest
+
+# Lightning writes one of its own types in a way that the shape checker frowns upon.
+test-shapes: $(ready)
 	$(bin)/python -m pytest -q --jaxtyping-packages=musicnet,callbacks,beartype.beartype \
 	  -W "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning" \
 	  -m "not bad_shape and not integration and not slow and not gpu"

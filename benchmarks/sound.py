@@ -90,7 +90,7 @@ def contestants(
 
     heard = Sound(
         torch.tensor(samples, dtype=torch.float32),
-        RATE,
+        float(RATE),
         torch.tensor(positions, dtype=torch.float32),
     )
 

@@ -174,6 +174,7 @@ def test_the_ends_of_a_line_may_be_maxima_and_those_of_a_circle_meet():
     assert not circle_peaks(torch.full((4,), math.nan), 1, is_closed=True).present.any()
 
 
+@pytest.mark.bad_shape
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
