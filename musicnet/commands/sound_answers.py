@@ -105,31 +105,31 @@ def sound_entries(
         positions = _positions(file, array)
         n_sources = _n_sources(path, arguments)
         speed = arguments.speed or SPEED_OF_SOUND
-        window = round(arguments.window * file.rate)
-        n_windows = max(file.n_samples // max(window, 1), 1)
+        window = min(round(arguments.window * file.rate), file.n_samples)
+        n_windows = file.n_samples // max(window, 1)
         parts: list[Bearings] = []
         started = time.process_time()
         for first in range(0, n_windows, _WINDOWS_AT_ONCE):
             last = min(first + _WINDOWS_AT_ONCE, n_windows)
-            for number in range(first, last):
-                samples = file.read(number * window, min((number + 1) * window, file.n_samples))
-                heard = Sound(torch.from_numpy(samples.T.copy()).float(), file.rate, positions)
-                parts.append(_bearings(heard, n_sources, speed, arguments, number * window))
+            samples = file.read(first * window, last * window)
+            heard = Sound(torch.from_numpy(samples.T.copy()).float(), file.rate, positions)
+            found = _bearings(heard, n_sources, speed, arguments, window / file.rate)
+            parts.append(found.later(first * window / file.rate))
             if arguments.track is None:
-                cpu_ms = 1e3 * (time.process_time() - started) / len(parts)
-                yield n_windows, list(_entries(path, Bearings.joined(parts), first, cpu_ms))
-                parts, started = [], time.process_time()
+                cpu_ms = 1e3 * (time.process_time() - started) / (last - first)
+                yield n_windows, list(_entries(path, parts.pop(), first, cpu_ms))
+                started = time.process_time()
         _tell_of_aliasing(path, file, positions, speed, arguments)
         if parts:
             tracks = smoothed(Bearings.joined(parts), math.radians(arguments.track))
-            cpu_ms = 1e3 * (time.process_time() - started) / len(parts)
+            cpu_ms = 1e3 * (time.process_time() - started) / n_windows
             yield n_windows, list(_entries(path, tracks, 0, cpu_ms))
 
 
 def _bearings(
-    heard: Sound, n_sources: int, speed: float, arguments: argparse.Namespace, begin: int
+    heard: Sound, n_sources: int, speed: float, arguments: argparse.Namespace, window_s: float
 ) -> Bearings:
-    found = localize_sound(
+    return localize_sound(
         heard,
         n_sources,
         "music" if arguments.method == "auto" else arguments.method,
@@ -137,8 +137,8 @@ def _bearings(
         speed_std=arguments.speed_std,
         elevation=_elevation(arguments),
         band=None if arguments.band is None else tuple(arguments.band),
+        window_s=window_s,
     )
-    return found.later(begin / heard.rate)
 
 
 def _entries(path: Path, found: Bearings, first: int, cpu_ms: float) -> Iterator[dict[str, Any]]:

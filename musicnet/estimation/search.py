@@ -31,7 +31,6 @@ from musicnet.scene.steering import steering, steering_derivatives
 from musicnet.shapes import Covariance, Map, Parameters, Positions
 
 # beams times cells of one piece: within a processor's cache, within an accelerator's memory
-_COLUMNS = 16
 _COLUMNS = 16  # products of matrices have a multiple of them
 _PIECE_ON_CPU, _PIECE_ELSEWHERE = 2**19, 2**27
 

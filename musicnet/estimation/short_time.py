@@ -19,7 +19,7 @@ class Spectra:
     Args:
         covariances: mean of x x^H over the frames of a window; any linear unit.
         frequencies: Hz.
-        middles: of the windows, seconds from the start.
+        middles: of the windows, seconds from the start; double precision.
     """
 
     covariances: Complex[Tensor, "window frequency element element"]
@@ -59,15 +59,13 @@ def short_time_covariances(
     """
     length = 2 ** max(3, round(math.log2(frame_s * sound.rate)))
     hop = length // 2
-    n_frames = (sound.samples.shape[-1] - length) // hop + 1
-    per_window = n_frames
-    if window_s is not None:
-        per_window = (round(window_s * sound.rate) - length) // hop + 1
-    if min(n_frames, per_window) < 2:
+    n_samples = sound.samples.shape[-1]
+    window = n_samples if window_s is None else min(round(window_s * sound.rate), n_samples)
+    n_frames = (window - length) // hop + 1
+    if n_frames < 2:
         raise ValueError(
             f"sound and window must hold two frames of {length / sound.rate:g} s: got "
-            f"{sound.seconds:g} s of sound and a window of "
-            f"{sound.seconds if window_s is None else window_s:g} s. Shorten frames."
+            f"{sound.seconds:g} s of sound and a window of {window / sound.rate:g} s."
         )
     frequencies = torch.arange(hop + 1, dtype=torch.float64) * (sound.rate / length)
     kept = (frequencies >= band[0]) & (frequencies <= band[1])
@@ -76,27 +74,20 @@ def short_time_covariances(
             f"the band must hold a multiple of {sound.rate / length:g} Hz up to "
             f"{sound.rate / 2:g} Hz: got {band[0]:g} to {band[1]:g} Hz."
         )
-    per_window = min(per_window, n_frames)
-    starts = range(0, n_frames - per_window + 1, per_window)
-    taper = torch.hann_window(length, dtype=sound.samples.dtype, device=sound.samples.device)
-    covariances = []
-    for start in starts:
-        total = torch.zeros((), device=sound.samples.device)
-        for first in range(start, start + per_window, _FRAMES_AT_ONCE):
-            n_now = min(_FRAMES_AT_ONCE, start + per_window - first)
-            part = sound.samples[:, first * hop : (first + n_now - 1) * hop + length]
-            bins = torch.stft(part, length, hop, window=taper, center=False, return_complex=True)[
-                :, kept.to(part.device)
-            ]
-            if phase_only:
-                tiny = torch.finfo(bins.real.dtype).tiny
-                bins = bins / bins.abs().clamp_min(tiny)
-            bins = bins.movedim(0, 1)  # (frequency, element, frame)
-            total = total + bins @ bins.mH
-        covariances.append(total / per_window)
-    middles = [(start + 0.5 * (per_window + 1)) * hop / sound.rate for start in starts]
-    return Spectra(
-        torch.stack(covariances),
-        frequencies[kept].to(sound.samples),
-        torch.tensor(middles, dtype=sound.samples.dtype, device=sound.samples.device),
-    )
+    n_windows = n_samples // window
+    heard = sound.samples[:, : n_windows * window].reshape(-1, n_windows, window)
+    taper = torch.hann_window(length, dtype=heard.dtype, device=heard.device)
+    kept = kept.to(heard.device)
+    total = torch.zeros((), device=heard.device)
+    for first in range(0, n_frames, _FRAMES_AT_ONCE):
+        n_now = min(_FRAMES_AT_ONCE, n_frames - first)
+        part = heard[..., first * hop : (first + n_now - 1) * hop + length]
+        bins = torch.stft(
+            part.flatten(0, 1), length, hop, window=taper, center=False, return_complex=True
+        )[:, kept]
+        if phase_only:
+            bins = bins / bins.abs().clamp_min(torch.finfo(bins.real.dtype).tiny)
+        bins = bins.reshape(*heard.shape[:2], *bins.shape[1:]).movedim(0, 2)
+        total = total + bins @ bins.mH
+    middles = (torch.arange(n_windows, dtype=torch.float64) + 0.5) * (window / sound.rate)
+    return Spectra(total / n_frames, frequencies[kept.cpu()].to(heard), middles)

@@ -253,7 +253,4 @@ def with_cost(problem: Problem, fitted: Found, n_slots: int) -> Found:
         Empty slots behind.
     """
     cost = explain(problem, fitted.parameters, fitted.present).cost
-    missing = n_slots - fitted.present.shape[-1]
-    parameters = torch.nn.functional.pad(fitted.parameters, (0, 0, 0, missing))
-    present = torch.nn.functional.pad(fitted.present, (0, missing))
-    return Found(parameters, present, cost)
+    return Found(fitted.parameters, fitted.present, cost).widened(n_slots)

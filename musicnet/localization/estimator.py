@@ -70,8 +70,8 @@ def localize(
     ``auto``        neural where a network is given; else multistart for plain arrays, where it
                     costs little, and nomp behind a surface
     ``neural``      a trained network's sources, refined by maximum likelihood, with the
-                    calibration that it may hold; of arrays the mean of several likely answers,
-                    weighed by the network
+                    calibration that it may hold; before a line, in the one waveform of scenes
+                    that the network says are coherent
     ``nomp``        maximum likelihood from a greedy search; any array, near or far
     ``multistart``  the same from four first sources, the most likely answer wins: slower, surer
     ``music``       MUSIC spectrum, refined off the grid; any array

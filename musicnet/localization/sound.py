@@ -123,15 +123,24 @@ def localize_sound(
     spectra = short_time_covariances(
         sound, band, window_s=window_s, phase_only=method == "srp-phat"
     )
-    score = _scores(method, sound, spectra, circle, speed, n_sources)
-    peaks = circle_peaks(score[:, 0], n_sources, is_closed=circle.is_closed)
-    found = _near(score, peaks, circle)  # (window, draw, source)
+    weights = _weights(len(spectra.frequencies), spectra.frequencies)
+
+    def score(speed: float, weights: Tensor) -> Float[Tensor, "window draw cell"]:
+        steering = plane_wave_steering(
+            sound.positions, circle.directions, spectra.frequencies, speed
+        )
+        draw = drawing(method, spectra, steering, n_sources, is_closed=circle.is_closed)
+        return draw(weights)
+
+    drawn = score(speed, weights)
+    peaks = circle_peaks(drawn[:, 0], n_sources, is_closed=circle.is_closed)
+    found = _near(drawn, peaks, circle)  # (window, draw, source)
     n_groups = found.shape[1] - 1
     spread = (found[:, 1:] - found[:, 1:].mean(1, keepdim=True)).square().sum(1)
     variance = spread * (n_groups - 1) / max(n_groups, 1)  # the jackknife's
     if speed_std > 0.0:
         faster, slower = (
-            _near(_scores(method, sound, spectra, circle, other, n_sources)[:, :1], peaks, circle)
+            _near(score(other, weights[:1]), peaks, circle)
             for other in (speed + speed_std, speed - speed_std)
         )
         variance = variance + (0.5 * (faster - slower)[:, 0]).square()
@@ -150,23 +159,13 @@ def localize_sound(
     )
 
 
-def _scores(
-    method: WidebandMethod,
-    sound: Sound,
-    spectra: Spectra,
-    circle: SearchCircle,
-    speed: float,
-    n_sources: int,
-) -> Float[Tensor, "window draw cell"]:
-    """The map of all frequencies, and those without one group of neighbours each."""
-    steering = plane_wave_steering(sound.positions, circle.directions, spectra.frequencies, speed)
-    draw = drawing(method, spectra, steering, n_sources, is_closed=circle.is_closed)
-    n = len(spectra.frequencies)
+def _weights(n: int, like: Tensor) -> Float[Tensor, "draw frequency"]:
+    """All frequencies, then all but one group of neighbours each."""
     n_groups = min(_N_GROUPS, n)
-    group = torch.arange(n, device=steering.device) * n_groups // n
-    left_out = group == torch.arange(n_groups, device=steering.device)[:, None]
-    weights = torch.cat((torch.ones_like(left_out[:1]), ~left_out)) if n_groups > 1 else ~left_out
-    return draw(weights.to(spectra.frequencies))
+    group = torch.arange(n, device=like.device) * n_groups // n
+    kept = group != torch.arange(n_groups, device=like.device)[:, None]
+    everything = torch.ones_like(kept[:1])
+    return torch.cat((everything, kept) if n_groups > 1 else (everything,)).to(like)
 
 
 def _near(
