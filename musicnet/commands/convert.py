@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from musicnet.commands.option_kinds import check_options
 from musicnet.commands.parsing import BAD_INPUT, OneLineParser, check_file_target, told
 from musicnet.commands.recording_options import add_recording_options, setup_of
 from musicnet.recordings.checks import FORMAT_KEYS
@@ -27,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
         arguments = _parser().parse_args(argv)
         check_file_target("TARGET", arguments.target, [arguments.file])
         check_suffix(arguments.target)
+        check_options([arguments.file], arguments)
         with (
             warnings.catch_warnings(record=True) as noticed,
             open_recording(arguments.file, setup_of(arguments)) as store,

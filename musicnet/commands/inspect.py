@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from musicnet.commands.option_kinds import check_options
 from musicnet.commands.parsing import BAD_INPUT, OneLineParser, told
 from musicnet.commands.recording_options import add_recording_options, setup_of
+from musicnet.commands.sound_facts import look_at_sound
 from musicnet.recordings.manifests import NAME, read_manifest, write_manifest
 from musicnet.recordings.opening import open_recording
 from musicnet.recordings.setup import Setup
@@ -39,10 +41,13 @@ def run(argv: Sequence[str]) -> int:
             print(f"{len(shards)} shards, {n_scenes} scenes: {path / NAME}")
             return 0
         files = [place for place, _ in read_manifest(path)] if path.is_dir() else [path]
+        kinds = check_options(files, arguments)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         sys.stderr.write(told(error))
         return BAD_INPUT
-    n_wrong = sum(_look(file, setup) for file in files)
+    n_wrong = 0
+    for file, kind in zip(files, kinds, strict=True):
+        n_wrong += _look_at_sound(file, setup) if kind == "sound" else _look(file, setup)
     return BAD_INPUT if n_wrong else 0
 
 
@@ -73,6 +78,16 @@ def _look(file: Path, setup: Setup) -> int:
         sys.stderr.write(told(error))
         return 1
     print(f"  {'nothing is wrong' if not n_wrong else f'{n_wrong} scenes are bad'}")
+    return n_wrong
+
+
+def _look_at_sound(file: Path, setup: Setup) -> int:
+    try:
+        n_wrong = look_at_sound(file, setup)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        sys.stderr.write(told(error))
+        return 1
+    print(f"  {'nothing is wrong' if not n_wrong else f'wrong: {n_wrong}, see the errors'}")
     return n_wrong
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from musicnet.commands.option_kinds import check_method, check_options, fill_defaults
 from musicnet.commands.parsing import (
     BAD_INPUT,
     INTERRUPTED,
@@ -43,7 +44,6 @@ from musicnet.commands.scene_answers import (
 from musicnet.commands.sound_answers import (
     SOUND_METHODS,
     add_sound_options,
-    is_wideband,
     sound_entries,
 )
 from musicnet.commands.weights_choice import choice_of, weights_for
@@ -99,7 +99,10 @@ def run(argv: Sequence[str]) -> int:
             new_figure()  # says what to install
         if len({str(file) for file in files}) < len(files):
             raise ValueError("every file must be named once: got one twice.")
-        setup, arguments.around = setup_of(arguments), around_of(arguments)
+        arguments.kinds = check_options(files, arguments)
+        is_narrow = any(kind not in ("sound", None) for kind in arguments.kinds)
+        setup, arguments.around = setup_of(arguments), around_of(arguments) if is_narrow else None
+        fill_defaults(arguments)
         journal = Journal(arguments.output, _question(arguments, files))
     except _REFUSALS as error:
         sys.stderr.write(told(error))
@@ -164,9 +167,11 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
         sys.stderr.write(f"going on after {done} scenes that are in {journal.path}\n")
     outcomes = [Outcome(str(file)) for file in arguments.file]
     with progress_bar() as advance:
-        for outcome, file in zip(outcomes, arguments.file, strict=True):
+        for outcome, file, kind in zip(outcomes, arguments.file, arguments.kinds, strict=True):
             try:
-                if is_wideband(file, arguments):
+                if kind is not None:
+                    check_method(file, kind, arguments.method)
+                if kind == "sound":
                     outcome.is_wideband = True
                     outcome.sha256 = sha256_of(file)
                     for n_windows, entries in sound_entries(file, setup.array, arguments):
@@ -188,7 +193,8 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
             except _REFUSALS as error:
                 if len(outcomes) == 1:
                     raise
-                outcome.error = " ".join(str(error).split())
+                reason = " ".join(str(error).split())
+                outcome.error = reason if str(file) in reason else f"{file}: {reason}"
     return outcomes
 
 

@@ -163,7 +163,7 @@ def _write_table(
         "run_id": origin["run_id"],
     }
     for entry in entries:
-        common = {**entry, **run, "data_sha256": hashes[entry["file"]]}
+        common = {**run, **entry, "data_sha256": hashes[entry["file"]]}
         # a scene without sources has a row too, or nobody would know that it was looked at
         for number, source in enumerate(entry["sources"] or [{}]):
             row = {**common, **source, "source": number if source else None}

@@ -3,7 +3,6 @@
 import argparse
 import math
 
-from musicnet.commands.sound_answers import SOUND_METHODS
 from musicnet.localization.bearings import Around
 from musicnet.recordings.array_descriptions import read_array
 from musicnet.recordings.setup import Setup
@@ -37,7 +36,6 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--snapshots",
         type=int,
-        default=100,
         metavar="T",
         help="of a scene, where the file is one long record (default: 100)",
     )
@@ -84,7 +82,7 @@ def around_of(arguments: argparse.Namespace) -> Around | None:
     """Whether bearings are asked for, and where.
 
     Args:
-        arguments: of a parser with all options.
+        arguments: of a parser with all options, for files of narrow bands.
 
     Returns:
         None where directions and ranges are.
@@ -92,24 +90,28 @@ def around_of(arguments: argparse.Namespace) -> Around | None:
     Raises:
         ValueError: numbers that cannot be, or options that contradict each other.
     """
-    if arguments.method in SOUND_METHODS:
-        return None
-    is_asked = arguments.bearing_deg is not None or arguments.plane_elevation_deg is not None
-    others = [arguments.azimuth_deg, arguments.elevation_deg, arguments.range_m]
-    has_sector = any(one is not None for one in others)
+    asked = _given(arguments, "bearing_deg", "plane_elevation_deg")
+    others = _given(arguments, "azimuth_deg", "elevation_deg", "range_m", "weights")
+    if arguments.method != "auto":
+        others.append(f"--method {arguments.method}")
     is_ring = (arguments.array or "").startswith("uca:")
-    if not is_asked and (has_sector or not is_ring or arguments.method != "auto"):
+    if not asked and (others or not is_ring):
         return None
-    if has_sector or arguments.method != "auto" or arguments.weights is not None:
+    if others:
         raise ValueError(
-            "bearings are found by maximum likelihood in a sector of their own: got --bearing-deg "
-            "or --plane-elevation-deg beside --azimuth-deg, --elevation-deg, --range-m, --method "
-            "or --weights. Leave one or the other out."
+            "bearings are found by maximum likelihood, around the whole plane or between those of "
+            f"--bearing-deg: got {', '.join(asked)} beside {', '.join(others)}. Leave one or the "
+            "other out."
         )
     return Around(
         elevation_deg=arguments.plane_elevation_deg or 0.0,
         bearing_deg=_pair(arguments.bearing_deg) or (-180.0, 180.0),
     )
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> list[str]:
+    """The words of options that have a value."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
 
 
 def setup_of(arguments: argparse.Namespace) -> Setup:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from musicnet.scene.sound import Sound
 
+FRAME_S = 0.032
+"""Length of a frame, about; speech stands still for so long."""
+
 _FRAMES_AT_ONCE = 2048  # bounds the memory of long recordings
 
 
@@ -27,11 +30,21 @@ class Spectra:
     middles: Float[Tensor, " window"]
 
 
+def frame_length(rate: float, frame_s: float = FRAME_S) -> int:
+    """Samples of a frame, a power of two.
+
+    Example:
+        >>> frame_length(16000.0)
+        512
+    """
+    return 1 << max(3, round(math.log2(frame_s * rate)))
+
+
 def short_time_covariances(
     sound: Sound,
     band: tuple[float, float],
     *,
-    frame_s: float = 0.032,
+    frame_s: float = FRAME_S,
     window_s: float | None = None,
     phase_only: bool = False,
 ) -> Spectra:
@@ -57,7 +70,7 @@ def short_time_covariances(
     Source: Knapp & Carter (1976), IEEE Transactions on Acoustics, Speech, and Signal Processing
     24(4), for the phase transform.
     """
-    length = 2 ** max(3, round(math.log2(frame_s * sound.rate)))
+    length = frame_length(sound.rate, frame_s)
     hop = length // 2
     n_samples = sound.samples.shape[-1]
     window = n_samples if window_s is None else min(round(window_s * sound.rate), n_samples)

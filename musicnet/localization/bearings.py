@@ -19,6 +19,7 @@ from musicnet.estimation.bearings import (
 )
 from musicnet.localization.estimates import Estimates
 from musicnet.localization.task import Count, Task, make_task
+from musicnet.recordings.setup import is_line
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
 
@@ -82,6 +83,12 @@ def localize_bearings(
     Raises:
         ValueError: an observation that cannot be, or a line, which does not tell left from right.
     """
+    if is_line(observation.positions.detach().cpu().numpy()):
+        raise ValueError(
+            "elements on a line cannot see how a source turns around it, and hear no bearings: got "
+            f"{len(observation.positions)} elements on one line. Ask for azimuths there, without "
+            "bearings or their elevation, or use another array."
+        )
     circle = (around or Around()).circle
     reach = math.cos(circle.elevation)
     region = SearchRegion((-reach, reach), (-reach, reach), (0.0, 0.0))

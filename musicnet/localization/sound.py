@@ -98,8 +98,8 @@ def localize_sound(
         Bearings of each window; a line's are lateral angles. Silence has none.
 
     Raises:
-        ValueError: an argument out of range, a band that begins above the aliasing limit, or
-            sound too short.
+        ValueError: an argument out of range, a band that the rate does not hold or that begins
+            above the aliasing limit, or sound too short.
 
     Example:
         >>> noise = torch.randn(8194, generator=torch.Generator().manual_seed(0))
@@ -111,13 +111,12 @@ def localize_sound(
     """
     _check(method, speed, speed_std, elevation)
     limit = aliasing_limit(sound.positions, speed)
-    if band is None:
-        band = (LOWEST_HZ, _NYQUIST_SHARE * 0.5 * sound.rate)
-    if not 0.0 < band[0] < band[1] or band[0] >= limit:
+    band = usable_band(band, sound.rate)
+    if band[0] >= limit:
         raise ValueError(
-            "band must be two rising frequencies > 0 that begin below the spatial-aliasing limit "
-            f"of this array, {limit:.0f} Hz: got {band[0]:g} to {band[1]:g} Hz. Use a lower band, "
-            "or microphones closer together."
+            "band must begin below the spatial-aliasing limit of this array, "
+            f"{limit:.0f} Hz: got {band[0]:g} to {band[1]:g} Hz. Use a lower band, or microphones "
+            "closer together."
         )
     circle = SearchCircle.around(sound.positions, elevation)
     spectra = short_time_covariances(
@@ -157,6 +156,41 @@ def localize_sound(
         band,
         limit,
     )
+
+
+def usable_band(band: tuple[float, float] | None, rate: float) -> tuple[float, float]:
+    """The band that is asked for, or the usual one, if sound of a rate holds it.
+
+    Args:
+        band: lowest and highest frequency, Hz; None asks for the usual one.
+        rate: samples per second.
+
+    Returns:
+        Lowest and highest frequency, Hz.
+
+    Raises:
+        ValueError: half the rate is too low for it, or it is no band.
+
+    Example:
+        >>> usable_band(None, 16000.0)
+        (300.0, 7200.0)
+    """
+    highest = 0.5 * rate
+    if band is None and highest * _NYQUIST_SHARE <= LOWEST_HZ:
+        raise ValueError(
+            f"sound of {rate:g} samples per second holds no frequency above {highest:g} Hz, too "
+            f"low for the usual band, which begins at {LOWEST_HZ:g} Hz: got no band. Give one "
+            f"below {highest:g} Hz, or record at a higher rate."
+        )
+    low, high = band or (LOWEST_HZ, _NYQUIST_SHARE * highest)
+    if not 0.0 < low < high < math.inf:
+        raise ValueError(f"band must be two rising frequencies > 0: got {low:g} to {high:g} Hz.")
+    if high > highest:
+        raise ValueError(
+            f"band must end at or below half the sampling rate, {highest:g} Hz, above which sound "
+            f"of {rate:g} samples per second holds nothing: got {low:g} to {high:g} Hz."
+        )
+    return low, high
 
 
 def _weights(n: int, like: Tensor) -> Float[Tensor, "draw frequency"]:

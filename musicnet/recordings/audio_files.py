@@ -15,6 +15,7 @@ import numpy as np
 
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.lazy_arrays import LazyArray, Store, sha256_of
+from musicnet.recordings.wave_files import check_wave_is_whole
 
 FRAME = 1024
 """Samples of a frame; frames overlap by half."""
@@ -88,6 +89,7 @@ class SoundFile:
         rate: samples per second.
         n_samples: of each channel.
         n_channels: microphones.
+        subtype: how samples are stored, as soundfile names it.
         read: first and last sample (not included) -> samples, float64 [sample, channel].
     """
 
@@ -95,6 +97,7 @@ class SoundFile:
     rate: float
     n_samples: int
     n_channels: int
+    subtype: str
     read: Callable[[int, int], np.ndarray]
 
 
@@ -110,7 +113,7 @@ def opened_sound(path: Path) -> Iterator[SoundFile]:
 
     Raises:
         OSError: the file cannot be read.
-        RecordingError: it is damaged, or has one channel.
+        RecordingError: it is damaged, or has one channel or no samples.
         ModuleNotFoundError: soundfile is not installed.
     """
     with _opened(path) as file:
@@ -119,6 +122,7 @@ def opened_sound(path: Path) -> Iterator[SoundFile]:
             float(file.samplerate),
             int(file.frames),
             int(file.channels),
+            str(file.subtype),
             lambda first, last: _samples(file, first, last - first, path),
         )
 
@@ -137,6 +141,9 @@ def _opened(path: Path) -> Iterator[Any]:
                 f"{path} has {file.channels} channels, want 2 to {_MOST_CHANNELS}: one hears no "
                 "direction."
             )
+        if file.frames == 0:
+            raise RecordingError(f"{path} has 0 samples.")
+        check_wave_is_whole(path)
         yield file
 
 

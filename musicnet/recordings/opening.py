@@ -19,6 +19,8 @@ from musicnet.recordings.sigmf_files import DATA, META, open_sigmf
 from musicnet.recordings.stores import observation_arrays, open_store, read_beginning
 from musicnet.scene.sound import SPEED_OF_SOUND
 
+_SNAPSHOTS = 100  # of a scene
+
 
 def open_recording(path: str | Path, setup: Setup | None = None) -> Store:
     """Opens a recording of any kind.
@@ -118,6 +120,11 @@ def _wavelength(store: Store, setup: Setup, speed: float) -> float:
     is_said = setup.wavelength_m or setup.frequency_hz or store.frequency_hz
     is_relative = setup.array is not None and setup.array.unit == "w" and setup.range_m is None
     if not is_said and is_relative:
+        if setup.speed_m_s is not None:
+            raise RecordingError(
+                f"the speed of a wave says nothing of {store.path} without its frequency: got "
+                f"speed_m_s={setup.speed_m_s:g} alone. Give --frequency, or leave --speed out."
+            )
         return 1.0
     return setup.wavelength(store.frequency_hz, speed)
 
@@ -136,12 +143,17 @@ def _check_channels(snapshots: LazyArray, n_elements: int, setup: Setup) -> None
     )
 
 
-def _cut(snapshots: LazyArray, n_snapshots: int) -> tuple[LazyArray, int | None]:
+def _cut(snapshots: LazyArray, n_snapshots: int | None) -> tuple[LazyArray, int | None]:
     """Scenes of so many snapshots; a rest that is shorter is left out."""
     if len(snapshots.shape) == 3:
+        if n_snapshots is not None:
+            raise RecordingError(
+                f"{snapshots.name} is cut into scenes of {snapshots.shape[1]} snapshots already: "
+                f"got {n_snapshots} for a scene. Leave --snapshots out."
+            )
         return replace(snapshots, name=f"{snapshots.name}:y"), None
     n_lines, n_channels = snapshots.shape
-    each = min(n_snapshots, n_lines)
+    each = min(n_snapshots or _SNAPSHOTS, n_lines)
 
     def read(first: int, last: int) -> np.ndarray:
         # scene by scene, so that no number depends on how many are read at once

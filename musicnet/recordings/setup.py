@@ -24,7 +24,7 @@ class Setup:
         frequency_hz: of the carrier, or of the narrow band of sound to listen to.
         speed_m_s: of the wave; by default of light, for sound files of sound.
         wavelength_m: in place of the two.
-        n_snapshots: of a scene, where a file is one long record.
+        n_snapshots: of a scene, where a file is one long record; None is 100.
         azimuth_deg: lowest and highest to search.
         elevation_deg: lowest and highest to search.
         range_m: nearest and farthest to search; None is the far field.
@@ -34,7 +34,7 @@ class Setup:
     frequency_hz: float | None = None
     speed_m_s: float | None = None
     wavelength_m: float | None = None
-    n_snapshots: int = 100
+    n_snapshots: int | None = None
     azimuth_deg: tuple[float, float] | None = None
     elevation_deg: tuple[float, float] | None = None
     range_m: tuple[float, float] | None = None
@@ -44,7 +44,7 @@ class Setup:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise RecordingError(f"{name} must be finite and positive: got {value}.")
-        if self.n_snapshots < 1:
+        if self.n_snapshots is not None and self.n_snapshots < 1:
             raise RecordingError(f"n_snapshots must be at least 1: got {self.n_snapshots}.")
         if self.wavelength_m is not None and (self.frequency_hz or self.speed_m_s) is not None:
             raise RecordingError(

@@ -21,6 +21,8 @@ _TELLING_SUFFIXES = {
     ".h5": "an HDF5 file",
     ".hdf5": "an HDF5 file",
     ".mat": "a MAT file",
+    ".wav": "a WAV file",
+    ".flac": "a FLAC file",
 }
 
 

@@ -1,0 +1,242 @@
+"""What is wrong with sound: of the whole file, of single windows of it, and of channels.
+
+One pass over all samples. Channels count from 0. A window without sound is normal, a file without
+is not; a microphone that is dead, or the copy of another, spoils a window in which others hear.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from musicnet.recordings.archives import RecordingError
+from musicnet.recordings.audio_files import SoundFile
+from musicnet.recordings.checks import LOUDEST_POWER, WEAKEST_POWER
+
+_QUIET = 1e-4  # of the loudest window: below, a channel may well have nothing to say
+_CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-4, 8  # samples between two others of the same extreme value
+_LOWEST_CLIP = 64 * 2.0**-15  # of full scale: quieter, equal samples are but coarse steps
+_COARSE = {"PCM_U8": 2.0**-7, "PCM_S8": 2.0**-7, "ULAW": 2.0**-5, "ALAW": 2.0**-5}
+
+Pairs = frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What was found in a file.
+
+    Args:
+        peak: largest magnitude of each channel, full scale is 1 where samples are whole numbers.
+        level: root of the mean square around the mean of each channel.
+        copies: channels that equal each other throughout.
+        clipped: share of each channel's samples that stand in a row at its extreme; 0 if that may
+            be chance.
+        silent: windows in which nothing is heard.
+        faults: window -> what is wrong with it.
+        blame: what is wrong with the file as a whole; None if nothing is.
+    """
+
+    peak: np.ndarray
+    level: np.ndarray
+    copies: Pairs
+    clipped: np.ndarray
+    silent: frozenset[int]
+    faults: dict[int, str]
+    blame: str | None
+
+    def refuse(self, path: object, n_windows: int) -> None:
+        """Refuses a file of which no window can be used.
+
+        Args:
+            path: names it.
+            n_windows: that were looked at.
+
+        Raises:
+            RecordingError: what is wrong.
+        """
+        if self.blame is not None:
+            raise RecordingError(f"{path}: {self.blame}")
+        if self.faults and len(self.faults) + len(self.silent) == n_windows:
+            first = self.faults[min(self.faults)]
+            rest = f" ({len(self.faults)} of {n_windows} windows are bad, none is good)"
+            raise RecordingError(f"{path}: {first}{rest if n_windows > 1 else ''}.")
+
+    @property
+    def warning(self) -> str | None:
+        """What harms and is no reason to refuse; one line."""
+        channels = np.flatnonzero(self.clipped)
+        if not len(channels):
+            return None
+        return (
+            f"{_named(channels.tolist())} clipped: up to {100 * self.clipped.max():.2g} % of the "
+            "samples stand in a row at the extreme value. Bearings may be off; record with less "
+            "gain."
+        )
+
+
+def survey(file: SoundFile, window: int, n_windows: int) -> Survey:
+    """Looks at all samples of some windows.
+
+    Args:
+        file: an open file.
+        window: samples of each; the last one may be shorter.
+        n_windows: from the beginning on.
+
+    Returns:
+        What was found.
+
+    Raises:
+        RecordingError: the file is damaged.
+    """
+    tally = _Tally(file, window)
+    for number in range(n_windows):
+        first = number * window
+        tally.take(first, file.read(first, min(first + window, file.n_samples)))
+    return tally.survey()
+
+
+@dataclass
+class _Tally:
+    """What is known after some windows."""
+
+    file: SoundFile
+    window: int  # samples
+    n_samples: int = 0
+    bad: dict[int, str] = field(default_factory=dict)
+    spreads: list[float] = field(default_factory=list)
+    flat: list[frozenset[int]] = field(default_factory=list)  # channels of each window
+    pairs: list[Pairs] = field(default_factory=list)  # of channels of each window
+
+    def __post_init__(self) -> None:
+        n = self.file.n_channels
+        self.low, self.high = np.full(n, math.inf), np.full(n, -math.inf)
+        self.total, self.squares = np.zeros(n), np.zeros(n)
+        self.at_extreme = np.zeros((2, n), dtype=np.int64)
+
+    def take(self, start: int, samples: np.ndarray) -> None:
+        """Adds the next window, which begins at a sample."""
+        window = len(self.spreads)
+        finite = np.isfinite(samples)
+        if not finite.all():
+            sample, channel = np.argwhere(~finite)[0].tolist()
+            self._note(window, f"channel {channel} is not finite at sample {start + sample},")
+            samples = np.where(finite, samples, 0.0)
+        low, high = samples.min(0), samples.max(0)
+        peak = np.maximum(-low, high)
+        if peak.max() > math.sqrt(LOUDEST_POWER):
+            channel = int(peak.argmax())
+            sample = start + int(np.abs(samples[:, channel]).argmax())
+            said = f"channel {channel} is {peak[channel]:.3g} at sample {sample}"
+            self._note(window, f"{said}, above {math.sqrt(LOUDEST_POWER):g} (scale the file),")
+            samples = np.clip(samples, -math.sqrt(LOUDEST_POWER), math.sqrt(LOUDEST_POWER))
+        total = samples.sum(0)
+        is_flat = low == high
+        self.spreads.append(float((high - low).max()))
+        self.flat.append(frozenset(np.flatnonzero(is_flat).tolist()))
+        self.pairs.append(_copies(samples, np.stack((low, high, total)), is_flat))
+        self._count_extremes(samples, low, high, is_flat)
+        self.total += total
+        self.squares += (samples * samples).sum(0)
+        self.n_samples += len(samples)
+
+    def survey(self) -> Survey:
+        """What all windows say together."""
+        spreads = np.array(self.spreads)
+        loudest = float(spreads.max(initial=0.0))
+        spoilt = [bool(flat or pairs) for flat, pairs in zip(self.flat, self.pairs, strict=True)]
+        # what is nearly silent may be all zero, or alike, in some channels
+        is_silent = (spreads == 0.0) | (np.array(spoilt, bool) & (spreads < _QUIET * loudest))
+        silent = frozenset(w for w in np.flatnonzero(is_silent).tolist() if w not in self.bad)
+        heard = [w for w in range(len(spreads)) if w not in silent and w not in self.bad]
+        for window in heard:
+            if (said := _said(self.flat[window], self.pairs[window])) is not None:
+                self._note(window, said)
+        flat = frozenset.intersection(*(self.flat[window] for window in heard or [0]))
+        copies = frozenset.intersection(*(self.pairs[window] for window in heard or [0]))
+        n = max(self.n_samples, 1)
+        mean = self.total / n
+        return Survey(
+            peak=np.maximum(-self.low, self.high),
+            level=np.sqrt(np.maximum(self.squares / n - mean**2, 0.0)),
+            copies=copies,
+            clipped=self._clipped(),
+            silent=silent,
+            faults=dict(sorted(self.bad.items())),
+            blame=self._blame(heard, loudest, flat, copies),
+        )
+
+    def _blame(
+        self, heard: list[int], loudest: float, flat: frozenset[int], copies: Pairs
+    ) -> str | None:
+        if not heard and self.bad:
+            return None  # windows say why
+        if not heard:
+            return (
+                "no channel ever changes: it is silent throughout. Look for the right file, or "
+                "the gain."
+            )
+        if loudest < math.sqrt(WEAKEST_POWER):
+            return (
+                f"nothing in it is louder than {loudest:.3g}, too faint: want "
+                f"{math.sqrt(WEAKEST_POWER):g} or more. Scale the file."
+            )
+        said = _said(flat, copies)
+        if said is None:
+            return None
+        cause = "a microphone is off" if flat else "one input was recorded twice"
+        return (
+            f"{said} throughout: {cause}. Leave the channel out of file and array, or record anew."
+        )
+
+    def _note(self, window: int, said: str) -> None:
+        seconds = window * self.window / self.file.rate
+        self.bad.setdefault(window, f"{said} in window {window} (from {seconds:.6g} s)")
+
+    def _count_extremes(
+        self, samples: np.ndarray, low: np.ndarray, high: np.ndarray, is_flat: np.ndarray
+    ) -> None:
+        """Samples between two others of the same value, the channel's extreme so far."""
+        for side, (now, sign) in enumerate(((low, -1.0), (high, 1.0))):
+            so_far = self.low if side == 0 else self.high
+            beyond = sign * now > sign * so_far
+            so_far[beyond] = now[beyond]
+            self.at_extreme[side, beyond] = 0
+            reached = np.flatnonzero((now == so_far) & ~is_flat)
+            there = samples[:, reached] == now[reached]
+            self.at_extreme[side, reached] += (there[2:] & there[1:-1] & there[:-2]).sum(0)
+
+    def _clipped(self) -> np.ndarray:
+        """Share of samples at either extreme, of channels where that is no chance."""
+        least = max(_LOWEST_CLIP, 64 * _COARSE.get(self.file.subtype, 0.0))
+        reach = np.stack((-self.low, self.high))
+        counted = np.where(reach >= min(least, 0.5), self.at_extreme, 0).sum(0)
+        is_much = counted >= max(_FEWEST_CLIPPED, _CLIPPED_SHARE * self.n_samples)
+        return np.where(is_much, counted / max(self.n_samples, 1), 0.0)
+
+
+def _copies(samples: np.ndarray, keys: np.ndarray, is_flat: np.ndarray) -> Pairs:
+    """Channels that equal an earlier one to the last bit."""
+    first: dict[tuple[float, ...], int] = {}
+    pairs = []
+    for channel in np.flatnonzero(~is_flat).tolist():
+        earlier = first.setdefault(tuple(keys[:, channel].tolist()), channel)
+        if earlier != channel and np.array_equal(samples[:, earlier], samples[:, channel]):
+            pairs.append((earlier, channel))
+    return frozenset(pairs)
+
+
+def _said(flat: frozenset[int], pairs: Pairs) -> str | None:
+    if flat:
+        return f"{_named(sorted(flat))} dead (one value only)"
+    if pairs:
+        one, other = min(pairs)
+        more = f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
+        return f"channels {one} and {other} are identical{more}"
+    return None
+
+
+def _named(channels: list[int]) -> str:
+    if len(channels) == 1:
+        return f"channel {channels[0]} is"
+    listed = ", ".join(map(str, channels[:8])) + (", ..." if len(channels) > 8 else "")
+    return f"channels {listed} are"
