@@ -18,7 +18,7 @@ from musicnet.localization.tracks import smoothed
 from musicnet.recordings.array_descriptions import ArrayDescription
 from musicnet.recordings.audio_files import SoundFile, opened_sound
 from musicnet.recordings.setup import is_line
-from musicnet.recordings.sound_checks import Survey, survey
+from musicnet.recordings.sound_checks import Survey, most_samples, survey
 from musicnet.scene.sound import SPEED_OF_SOUND, Sound, aliasing_limit
 
 SOUND_METHODS = ("srp-phat", "cssm", "waves")
@@ -117,6 +117,11 @@ def _window(file: SoundFile, arguments: argparse.Namespace) -> int:
     check_length(f"{file.path} holds", file.n_samples, file.rate)
     asked: float = min(arguments.window * file.rate, file.n_samples)
     check_length("--window is", round(asked), file.rate)
+    if round(asked) > most_samples(file):
+        raise ValueError(
+            f"{file.path} has {file.n_channels} channels, of which {most_samples(file)} samples "
+            f"are held at once: got a window of {round(asked)}. Use a shorter --window."
+        )
     return round(asked)
 
 

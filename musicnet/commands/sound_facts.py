@@ -11,7 +11,7 @@ from musicnet.localization.sound import usable_band
 from musicnet.recordings.audio_files import SoundFile, opened_sound
 from musicnet.recordings.lazy_arrays import sha256_of
 from musicnet.recordings.setup import Setup
-from musicnet.recordings.sound_checks import Survey, survey
+from musicnet.recordings.sound_checks import Survey, most_samples, survey
 from musicnet.scene.sound import SPEED_OF_SOUND, aliasing_limit
 
 _MOST_FAULTS = 20
@@ -39,7 +39,7 @@ def look_at_sound(path: Path, setup: Setup) -> int:
             "Give --array, or leave it out."
         )
     with opened_sound(path) as file:
-        window = max(round(file.rate), 1)
+        window = max(1, min(round(file.rate), most_samples(file)))
         n_windows = -(-file.n_samples // window)
         found = survey(file, window, n_windows)
         print(f"{path}: sound, sha256 {sha256_of(path)}")

@@ -16,6 +16,7 @@ from musicnet.recordings.checks import FORMAT
 from musicnet.recordings.lazy_arrays import LazyArray, Store, in_memory
 from musicnet.recordings.setup import SPEED_OF_LIGHT, Setup
 from musicnet.recordings.sigmf_files import DATA, META, open_sigmf
+from musicnet.recordings.sound_checks import check_sound
 from musicnet.recordings.stores import observation_arrays, open_store, read_beginning
 from musicnet.scene.sound import SPEED_OF_SOUND
 
@@ -40,6 +41,8 @@ def open_recording(path: str | Path, setup: Setup | None = None) -> Store:
     path, setup = Path(path), setup or Setup()
     store = _opened(path, setup)
     try:
+        if store.kind == "sound":
+            check_sound(path)  # what all channels tell is not seen in one band of them
         arrays = observation_arrays(store)
         if store.kind in ("npy", "sigmf", "sound") or _is_bare(arrays, setup):
             return _as_scenes(store, arrays, setup)

@@ -5,14 +5,17 @@ is not; a microphone that is dead, or the copy of another, spoils a window in wh
 """
 
 import math
+import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from musicnet.recordings.archives import RecordingError
-from musicnet.recordings.audio_files import SoundFile
+from musicnet.recordings.audio_files import SoundFile, opened_sound
 from musicnet.recordings.checks import LOUDEST_POWER, WEAKEST_POWER
 
+_MOST_BYTES = 1024**3  # of samples that are held at once
 _QUIET = 1e-4  # of the loudest window: below, a channel may well have nothing to say
 _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-4, 8  # samples between two others of the same extreme value
 _LOWEST_CLIP = 64 * 2.0**-15  # of full scale: quieter, equal samples are but coarse steps
@@ -72,6 +75,31 @@ class Survey:
             "samples stand in a row at the extreme value. Bearings may be off; record with less "
             "gain."
         )
+
+
+def check_sound(path: Path) -> None:
+    """Refuses a file that is spoilt as a whole; warns of what harms.
+
+    Args:
+        path: a local file.
+
+    Raises:
+        OSError: it cannot be read.
+        RecordingError: it is damaged, or what is wrong with it.
+        ModuleNotFoundError: soundfile is not installed.
+    """
+    with opened_sound(path) as file:
+        second = max(1, min(round(file.rate), most_samples(file)))
+        n_windows = -(-file.n_samples // second)
+        found = survey(file, second, n_windows)
+    found.refuse(path, n_windows)
+    if found.warning is not None:
+        warnings.warn(f"{path}: {found.warning}", stacklevel=2)
+
+
+def most_samples(file: SoundFile) -> int:
+    """Of each channel, that are read at once."""
+    return max(1, _MOST_BYTES // (8 * file.n_channels))
 
 
 def survey(file: SoundFile, window: int, n_windows: int) -> Survey:

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from musicnet.recordings.archives import RecordingError
 
-_UNKNOWN = (0, 0xFFFFFFFF)  # written by what could not go back to the header
+_UNKNOWN = 0x7FFFF000  # and more is declared by what could not go back to the header
 _MOST_CHUNKS = 1024
 
 
@@ -45,7 +45,8 @@ def _declared(file: BinaryIO) -> int | None:
         name, size = struct.unpack(f"{order}4sI", head)
         if name == b"data":
             size = long_size if begins[:4] == b"RF64" else size
-            return None if size in (None, *_UNKNOWN) else size
+            is_known = size is not None and (size == long_size or 0 < size < _UNKNOWN)
+            return size if is_known else None
         if name == b"ds64" and size >= 16:
             beginning = file.read(16)
             if len(beginning) < 16:

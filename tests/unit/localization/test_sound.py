@@ -1,6 +1,7 @@
 """Bearings of sound, their error bars, and tracks."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,7 +93,8 @@ def test_numbers_that_are_none_harm_their_window_alone():
         ({"speed_std": 400.0}, "got 343.0 and 400.0"),
         ({"elevation": 1.6}, "got 1.6"),
         ({"band": (3000.0, 5000.0)}, "2241 Hz: got 3000 to 5000"),
-        ({"band": (900.0, 800.0)}, "got 900 to 800"),
+        ({"band": (900.0, 800.0)}, "rising frequencies > 0: got 900 to 800"),
+        ({"band": (900.0, 8001.0)}, "half the sampling rate, 8000 Hz, .* got 900 to 8001"),
         ({"n_sources": 8}, "n_sources=8"),
         ({"n_sources": 0}, "n_sources=0"),
     ],
@@ -101,6 +103,16 @@ def test_what_cannot_be_is_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         localize_sound(plane_waves([0.0]), **({"n_sources": 1} | options))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [100.0, 600.0, 666.0])
+def test_a_low_rate_is_not_taken_for_spatial_aliasing(rate):
+    heard = plane_waves([0.0])
+    with pytest.raises(ValueError, match=f"no frequency above {rate / 2:g} Hz") as caught:
+        localize_sound(replace(heard, rate=rate), 1)
+    assert "aliasing" not in str(caught.value)
+    found = localize_sound(replace(heard, rate=rate), 1, band=(0.1 * rate, 0.5 * rate))
+    assert found.band == (0.1 * rate, 0.5 * rate)
 
 
 def bearings(angles, *, std=1.0, name="bearing"):
