@@ -41,11 +41,8 @@ from musicnet.commands.scene_answers import (
     bad_entry,
     no_labels,
 )
-from musicnet.commands.sound_answers import (
-    SOUND_METHODS,
-    add_sound_options,
-    sound_entries,
-)
+from musicnet.commands.sound_answers import sound_entries
+from musicnet.commands.sound_options import SOUND_METHODS, add_sound_options
 from musicnet.commands.weights_choice import choice_of, weights_for
 from musicnet.localization import METHODS
 from musicnet.networks.pretrained import Pretrained, shipped

@@ -21,45 +21,8 @@ from musicnet.recordings.setup import is_line
 from musicnet.recordings.sound_checks import Survey, most_samples, survey
 from musicnet.scene.sound import SPEED_OF_SOUND, Sound, aliasing_limit
 
-SOUND_METHODS = ("srp-phat", "cssm", "waves")
-"""Methods for wideband sound alone; ``music`` is one as well, and what ``auto`` takes."""
-
 _WINDOWS_AT_ONCE = 64
 _BYTES_AT_ONCE = 64 * 1024**2
-
-
-def add_sound_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only sound is asked with.
-
-    Args:
-        parser: of the command that localises.
-    """
-    group = parser.add_argument_group("sound without --frequency: bearings from all of its band")
-    group.add_argument(
-        "--window",
-        type=_positive,
-        metavar="S",
-        help="seconds that one answer is made from (default: 1)",
-    )
-    group.add_argument(
-        "--band",
-        type=_positive,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="frequencies to listen to, Hz (default: 300 to 0.45 of the rate)",
-    )
-    group.add_argument(
-        "--speed-std",
-        type=_not_negative,
-        metavar="M/S",
-        help="standard deviation of --speed; widens error bars (default: 0)",
-    )
-    group.add_argument(
-        "--track",
-        type=_positive,
-        metavar="DEG/S",
-        help="join windows to tracks that drift by so much in a second, and smooth them",
-    )
 
 
 def sound_entries(
@@ -284,20 +247,3 @@ def _tell(
             f"than half a wavelength (above {limit:.0f} Hz) see false directions; those differ "
             "from frequency to frequency and lose. --band LOW HIGH keeps them out.\n"
         )
-
-
-def _positive(word: str) -> float:
-    value = _not_negative(word)
-    if value == 0.0:
-        raise argparse.ArgumentTypeError(f"must be a finite number > 0: got {word!r}")
-    return value
-
-
-def _not_negative(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number >= 0: got {word!r}")
-    return value

@@ -11,7 +11,7 @@ from musicnet.localization.sound import usable_band
 from musicnet.recordings.audio_files import SoundFile, opened_sound
 from musicnet.recordings.lazy_arrays import sha256_of
 from musicnet.recordings.setup import Setup
-from musicnet.recordings.sound_checks import Survey, most_samples, survey
+from musicnet.recordings.sound_checks import Survey, survey_seconds
 from musicnet.scene.sound import SPEED_OF_SOUND, aliasing_limit
 
 _MOST_FAULTS = 20
@@ -39,15 +39,12 @@ def look_at_sound(path: Path, setup: Setup) -> int:
             "Give --array, or leave it out."
         )
     with opened_sound(path) as file:
-        window = max(1, min(round(file.rate), most_samples(file)))
-        n_windows = -(-file.n_samples // window)
-        found = survey(file, window, n_windows)
+        found, n_windows = survey_seconds(file)
         print(f"{path}: sound, sha256 {sha256_of(path)}")
         for line in (*_facts(file), *_channels(found)):
             print(f"  {line}")
-        wrong = [f"{path}: {one}" for one in found.faults.values()]
-        if found.blame is not None:
-            wrong = [f"{path}: {found.blame}"]
+        told = [] if found.blame is None else [found.blame]
+        wrong = [f"{path}: {one}" for one in (*told, *found.faults.values())]
         for check in (_check_length, _fit):
             try:
                 check(file, setup)

@@ -35,7 +35,7 @@ class Survey:
         clipped: share of each channel's samples that stand in a row at its extreme; 0 if that may
             be chance.
         silent: windows in which nothing is heard.
-        faults: window -> what is wrong with it.
+        faults: window -> what is wrong with it, beside what is wrong throughout.
         blame: what is wrong with the file as a whole; None if nothing is.
     """
 
@@ -89,9 +89,7 @@ def check_sound(path: Path) -> None:
         ModuleNotFoundError: soundfile is not installed.
     """
     with opened_sound(path) as file:
-        second = max(1, min(round(file.rate), most_samples(file)))
-        n_windows = -(-file.n_samples // second)
-        found = survey(file, second, n_windows)
+        found, n_windows = survey_seconds(file)
     found.refuse(path, n_windows)
     if found.warning is not None:
         warnings.warn(f"{path}: {found.warning}", stacklevel=2)
@@ -102,13 +100,31 @@ def most_samples(file: SoundFile) -> int:
     return max(1, _MOST_BYTES // (8 * file.n_channels))
 
 
-def survey(file: SoundFile, window: int, n_windows: int) -> Survey:
+def survey_seconds(file: SoundFile) -> tuple[Survey, int]:
+    """Looks at a whole file, second by second; a rest belongs to the last one.
+
+    Args:
+        file: an open file.
+
+    Returns:
+        What was found, and how many seconds there are.
+
+    Raises:
+        RecordingError: the file is damaged.
+    """
+    second = max(1, min(round(file.rate), most_samples(file)))
+    n_windows = max(1, file.n_samples // second)
+    return survey(file, second, n_windows, to_end=True), n_windows
+
+
+def survey(file: SoundFile, window: int, n_windows: int, *, to_end: bool = False) -> Survey:
     """Looks at all samples of some windows.
 
     Args:
         file: an open file.
-        window: samples of each; the last one may be shorter.
+        window: samples of each.
         n_windows: from the beginning on.
+        to_end: whether the last one goes on to the end of the file.
 
     Returns:
         What was found.
@@ -119,7 +135,8 @@ def survey(file: SoundFile, window: int, n_windows: int) -> Survey:
     tally = _Tally(file, window)
     for number in range(n_windows):
         first = number * window
-        tally.take(first, file.read(first, min(first + window, file.n_samples)))
+        is_last = to_end and number == n_windows - 1
+        tally.take(first, file.read(first, file.n_samples if is_last else first + window))
     return tally.survey()
 
 
@@ -176,11 +193,11 @@ class _Tally:
         is_silent = (spreads == 0.0) | (np.array(spoilt, bool) & (spreads < _QUIET * loudest))
         silent = frozenset(w for w in np.flatnonzero(is_silent).tolist() if w not in self.bad)
         heard = [w for w in range(len(spreads)) if w not in silent and w not in self.bad]
-        for window in heard:
-            if (said := _said(self.flat[window], self.pairs[window])) is not None:
-                self._note(window, said)
         flat = frozenset.intersection(*(self.flat[window] for window in heard or [0]))
         copies = frozenset.intersection(*(self.pairs[window] for window in heard or [0]))
+        for window in heard:
+            if (said := _said(self.flat[window] - flat, self.pairs[window] - copies)) is not None:
+                self._note(window, said)
         n = max(self.n_samples, 1)
         mean = self.total / n
         return Survey(
@@ -211,10 +228,7 @@ class _Tally:
         said = _said(flat, copies)
         if said is None:
             return None
-        cause = "a microphone is off" if flat else "one input was recorded twice"
-        return (
-            f"{said} throughout: {cause}. Leave the channel out of file and array, or record anew."
-        )
+        return f"{said} throughout. Leave what is bad out of file and array, or record anew."
 
     def _note(self, window: int, said: str) -> None:
         seconds = window * self.window / self.file.rate
@@ -254,13 +268,12 @@ def _copies(samples: np.ndarray, keys: np.ndarray, is_flat: np.ndarray) -> Pairs
 
 
 def _said(flat: frozenset[int], pairs: Pairs) -> str | None:
-    if flat:
-        return f"{_named(sorted(flat))} dead (one value only)"
+    said = [f"{_named(sorted(flat))} dead (one value only)"] if flat else []
     if pairs:
         one, other = min(pairs)
         more = f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
-        return f"channels {one} and {other} are identical{more}"
-    return None
+        said.append(f"channels {one} and {other} are identical{more}")
+    return ", ".join(said) or None
 
 
 def _named(channels: list[int]) -> str:

@@ -207,7 +207,7 @@ def test_inspection_says_what_is_wrong_with_sound(samples, tmp_path, capsys):
     warning, *errors = said.err.splitlines()
     assert "channel 2 is clipped" in warning
     assert [line.partition("talk.wav")[2].partition(" throughout")[0] for line in errors] == [
-        ": channel 3 is dead (one value only)",
+        ": channel 3 is dead (one value only), channels 1 and 6 are identical",
         " has 8 channels, --array uca:7:0.1m has 7 microphones.",
     ]
 

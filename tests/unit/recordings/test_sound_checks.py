@@ -23,7 +23,7 @@ def looked_at(samples, *, window=WINDOW, subtype="FLOAT"):
     file = SoundFile(
         Path("a.wav"), RATE, n_samples, n_channels, subtype, lambda first, last: samples[first:last]
     )
-    return survey(file, window, -(-n_samples // window))
+    return survey(file, window, n_samples // window, to_end=True)
 
 
 def spoilt(where, value):
@@ -120,6 +120,27 @@ def test_levels_do_not_depend_on_the_windows():
     one, other = looked_at(noise()), looked_at(noise(), window=313)
     assert one.level == pytest.approx(other.level)
     assert np.array_equal(one.peak, other.peak)
+
+
+def test_a_rest_belongs_to_the_last_window():
+    samples = np.concatenate([noise(), np.zeros((3, N_CHANNELS))])
+    samples[-1, 4] = np.nan
+    assert list(looked_at(samples).faults) == [N_WINDOWS - 1]
+    samples[-1, 4] = 0.0
+    assert looked_at(samples).faults == {}
+
+
+def test_what_is_wrong_throughout_is_not_said_of_each_window():
+    samples = spoilt(np.s_[:, 3], 0.0)
+    samples[SECOND, 0] = samples[SECOND, 2]
+    samples[5, 1] = np.nan
+    found = looked_at(samples)
+    assert found.blame.startswith("channel 3 is dead (one value only) throughout")
+    assert [found.faults[window].partition(" in")[0] for window in (0, 1)] == [
+        "channel 1 is not finite at sample 5,",
+        "channels 0 and 2 are identical",
+    ]
+    assert list(found.faults) == [0, 1]
 
 
 def humming(scale):
