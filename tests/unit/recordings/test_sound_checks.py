@@ -10,7 +10,7 @@ from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.audio_files import SoundFile
 from musicnet.recordings.sound_checks import survey
 
-RATE, WINDOW, N_WINDOWS, N_CHANNELS = 8000, 2000, 4, 5
+RATE, WINDOW, N_WINDOWS, N_CHANNELS = 8000.0, 2000, 4, 5
 SECOND = slice(WINDOW, 2 * WINDOW)
 
 
