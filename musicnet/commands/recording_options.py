@@ -65,7 +65,8 @@ def add_bearing_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "bearings",
         "Counter-clockwise from +x, all sources at one elevation above the plane of the array. "
-        "Snapshots of uca:... are searched so, unless azimuth, elevation or range are given.",
+        "Snapshots of uca:... are searched so, unless azimuth, elevation, range, a method or "
+        "weights are given.",
     )
     group.add_argument(
         "--bearing-deg", type=_number, nargs=2, metavar=("LOW", "HIGH"), help="bearings to search"

@@ -85,12 +85,13 @@ def check_sound(path: Path) -> None:
 
     Raises:
         OSError: it cannot be read.
-        RecordingError: it is damaged, or what is wrong with it.
+        RecordingError: it is damaged, or what is wrong with it throughout.
         ModuleNotFoundError: soundfile is not installed.
     """
     with opened_sound(path) as file:
-        found, n_windows = survey_seconds(file)
-    found.refuse(path, n_windows)
+        found, _ = survey_seconds(file)
+    if found.blame is not None:
+        raise RecordingError(f"{path}: {found.blame}")
     if found.warning is not None:
         warnings.warn(f"{path}: {found.warning}", stacklevel=2)
 
@@ -200,9 +201,10 @@ class _Tally:
                 self._note(window, said)
         n = max(self.n_samples, 1)
         mean = self.total / n
+        varies = self.low < self.high  # of a constant, rounding would leave a level
         return Survey(
             peak=np.maximum(-self.low, self.high),
-            level=np.sqrt(np.maximum(self.squares / n - mean**2, 0.0)),
+            level=np.sqrt(np.where(varies, np.maximum(self.squares / n - mean**2, 0.0), 0.0)),
             copies=copies,
             clipped=self._clipped(),
             silent=silent,

@@ -1,6 +1,7 @@
 """Options that a kind of file does not take are refused, whatever the command."""
 
 import argparse
+import csv
 import itertools
 from pathlib import Path
 
@@ -65,6 +66,26 @@ def test_an_option_that_one_of_the_files_takes_is_for_that_one(files):
     assert check_options(both, asked) == ["observations", "sound"]
     with pytest.raises(ValueError, match="--snapshots is for"):
         check_options(both, argparse.Namespace(snapshots=10))
+
+
+def test_an_archive_of_snapshots_takes_what_snapshots_take(files, tmp_path):
+    np.savez(tmp_path / "record.npz", heard=np.load(files["snapshots"][0]))
+    asked = argparse.Namespace(array="ula:8:0.5w", snapshots=10, frequency=1e9)
+    assert check_options([tmp_path / "record.npz"], asked) == ["snapshots"]
+    with pytest.raises(ValueError, match="--frequency is for"):
+        check_options([FAR], asked)
+
+
+def test_each_row_says_what_answered_it(files, tmp_path):
+    talk, _ = files["sound"]
+    words = ["--array", "ula:8:0.5m", "--n-sources", "1", "--window", "0.25"]
+    target = tmp_path / "out.csv"
+    assert localize.run([str(FAR), str(talk), *words, "--output", str(target)]) == 0
+    rows = list(csv.DictReader(target.read_text(encoding="utf-8").splitlines()))
+    answered = {(Path(row["file"]).suffix, row["method"], row["weights"]) for row in rows}
+    assert (".wav", "music", "") in answered
+    assert {weights for suffix, _, weights in answered if suffix == ".npz"} == {"ula"}
+    assert len(rows) == 24 + 2
 
 
 def test_files_that_are_not_there_are_named_by_who_opens_them(files, tmp_path, capsys):

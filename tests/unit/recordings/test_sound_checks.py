@@ -51,7 +51,7 @@ def test_nothing_is_wrong_with_noise():
         (np.ones_like(noise()), "silent throughout"),
         (noise(1e-20), "too faint"),
         (spoilt(np.s_[:, 3], 0.0), "channel 3 is dead (one value only) throughout"),
-        (spoilt(np.s_[:, 3], -1.0), "channel 3 is dead (one value only) throughout"),
+        (spoilt(np.s_[:, 3], -0.1), "channel 3 is dead (one value only) throughout"),
         (spoilt(np.s_[:, 1:3], 0.0), "channels 1, 2 are dead (one value only) throughout"),
         (copied(slice(None), 1, 4), "channels 1 and 4 are identical throughout"),
     ],
@@ -114,6 +114,10 @@ def test_levels_are_those_of_the_waves_without_their_offset():
     found = looked_at(samples)
     assert found.level == pytest.approx(np.array([0.5, 0.1]) / math.sqrt(2))
     assert found.peak == pytest.approx([0.5, 0.4])
+
+
+def test_a_constant_has_no_level():
+    assert looked_at(spoilt(np.s_[:, 3], 0.1)).level[3] == 0.0
 
 
 def test_levels_do_not_depend_on_the_windows():
