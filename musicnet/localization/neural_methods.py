@@ -19,7 +19,7 @@ from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.coherent_pursuit import pursue_by_coherence
-from musicnet.localization.confidence import assess, covariance_by, filled
+from musicnet.localization.confidence import assess, by_width, covariance_by, filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.near_search import pursue_near
 from musicnet.localization.second_look import (
@@ -131,8 +131,13 @@ class NeuralSearch:
         if self.coherence is not None and self.law.range_m is not None:
             parameters, present = filled(self.problem, sources)
             known = self.problem.flatten(covariance)
-            settled = settle_ranges(self.problem, parameters, present, known, self.law.range_m)
-            moved, wider = map(self.problem.unflatten, settled)
+            moved, wider = parameters, known
+            for width in by_width(present):
+                own = [width.slots_of(values) for values in (parameters, present, known)]
+                part = self.problem.take(width.some)
+                settled, spread = settle_ranges(part, *own, self.law.range_m)
+                moved, wider = width.written(moved, settled), width.written(wider, spread)
+            moved, wider = map(self.problem.unflatten, (moved, wider))
             moved = moved.masked_fill(~sources.resolved[..., None], torch.nan)
             return Sources(moved, sources.resolved), wider
         if self.trust is None or self._final is None:
