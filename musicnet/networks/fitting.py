@@ -26,7 +26,8 @@ def fits(
     The elements must stand where the network's stand, in wavelengths; in the near field, where
     distances count, the wavelength must be the same as well. Behind a surface the rows must be as
     many, and in as many blocks, as the network was trained with, whatever the channel; an array
-    may take any number of snapshots. The region must lie within the network's own.
+    may take any number of snapshots, but a network that is asked in how many dimensions they lie,
+    and for nothing else, has nothing to say of one. The region must lie within the network's own.
 
     Args:
         pretrained: the network.
@@ -40,6 +41,7 @@ def fits(
     scene = pretrained.scene
     differences = [
         *_heard(scene, observation),
+        *_compared(pretrained, observation),
         *_sought(scene, region, observation.wavelength),
     ]
     if n_sources is not None and n_sources > scene.sources.n_max:
@@ -121,6 +123,13 @@ def _heard(scene: Scene, observation: Observation) -> Iterator[Difference]:
         yield Difference("blocks", str(n_blocks), f"{scene.n_blocks} ({scene.symbols} symbols)")
     if n_operators != scene.n_blocks:
         yield Difference("operators", str(n_operators), str(scene.n_blocks))
+
+
+def _compared(pretrained: Pretrained, observation: Observation) -> Iterator[Difference]:
+    """Snapshots, where the network has to compare them; in the near field it knows ranges too."""
+    is_asked = pretrained.network.head.coherence is not None and pretrained.scene.far_field
+    if is_asked and observation.y.shape[-2] == 1:
+        yield Difference("snapshots", "1", "2 and more")
 
 
 def _sought(scene: Scene, region: SearchRegion, wavelength: float) -> Iterator[Difference]:

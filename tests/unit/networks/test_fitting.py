@@ -55,6 +55,19 @@ def test_an_array_may_take_any_number_of_snapshots(line_scene):
     assert reason(line_scene, heard_in(replace(line_scene, n_snapshots=3))) is None
 
 
+@pytest.mark.parametrize(("range_m", "fits_one"), [(None, False), ((4.0, 20.0), True)])
+def test_of_one_snapshot_there_is_nothing_to_say_but_ranges(line_scene, range_m, fits_one):
+    scene = replace(line_scene, sources=replace(line_scene.sources, range_m=range_m))
+    scene = replace(scene, n_snapshots=4, symbols="data")
+    sizes = replace(TINY, n_coherence=4)
+    network = Pretrained("tiny", NeuralMusic(scene, sizes), scene, {})
+    for n_snapshots in (1, 2):
+        heard = heard_in(replace(scene, n_snapshots=n_snapshots))
+        said = fits(network, heard, scene.region)
+        assert (said is None) == (fits_one or n_snapshots > 1)
+        assert said in (None, "got snapshots=1, it was trained for 2 and more")
+
+
 def test_another_channel_of_the_surface_fits(surface_scene):
     surface = Surface(n_antennas=4, n_codes=6, rician_factor=3.0, phase_bits=None)
     assert reason(surface_scene, heard_in(replace(surface_scene, surface=surface))) is None
