@@ -113,7 +113,7 @@ def by_width(present: Bool[Tensor, "channel scene source"]) -> Iterator[Width]:
     """
     numbers = torch.arange(1, present.shape[-1] + 1, device=present.device)
     widths = (present * numbers).amax(-1).clamp_min(1)
-    for n_slots in widths.unique().tolist():
+    for n_slots in sorted(set(widths.flatten().tolist())):
         is_such = widths == n_slots
         some = pack_scenes(is_such)
         yield Width(n_slots, some, take_scenes(is_such, some))

@@ -14,7 +14,7 @@ from musicnet.localization.estimates import Estimates
 from musicnet.localization.likelihood_methods import Counts
 from musicnet.localization.neural_methods import NeuralSearch
 from musicnet.localization.task import Count, Task, make_task, with_slots
-from musicnet.networks.fitting import fits
+from musicnet.networks.fitting import about_its_origin, fits
 from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
@@ -128,7 +128,8 @@ def localize(
             if misfit is not None:
                 raise ValueError(f"the network {pretrained.name!r} must fit: {misfit}.")
             # before anything is computed, so that every step and error bar uses the same steering
-            task = replace(task, observation=pretrained.network.calibrated(task.observation))
+            heard = about_its_origin(pretrained, task.observation)
+            task = replace(task, observation=pretrained.network.calibrated(heard))
         return _run(task, name, _method(name, task, pretrained))
 
 

@@ -1,6 +1,5 @@
 """Methods that start from a trained network."""
 
-from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 
@@ -33,7 +32,6 @@ from musicnet.localization.second_look import (
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
-from musicnet.networks.trust import TrustHead
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
 
@@ -57,7 +55,7 @@ class NeuralSearch:
         self.problem: Problem = symbols_of(pretrained, task.problem)
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
-        self.trust = _in_double(pretrained.network.head.trust)
+        self.trust = pretrained.exact_trust
         self.coherence = pretrained.network.head.coherence
         self.are_alike = pretrained.scene.is_alike
         self._counted: tuple[Counts, Judged] | None = None
@@ -152,9 +150,13 @@ class NeuralSearch:
             known = self.problem.flatten(covariance)
             moved, wider = parameters, known
             for width in by_width(present):
-                own = [width.slots_of(values) for values in (parameters, present, known)]
-                part = self.problem.take(width.some)
-                settled, spread = settle_ranges(part, *own, self.law.range_m)
+                settled, spread = settle_ranges(
+                    self.problem.take(width.some),
+                    width.slots_of(parameters),
+                    width.slots_of(present),
+                    width.slots_of(known),
+                    self.law.range_m,
+                )
                 moved, wider = width.written(moved, settled), width.written(wider, spread)
             moved, wider = map(self.problem.unflatten, (moved, wider))
             moved = moved.masked_fill(~sources.resolved[..., None], torch.nan)
@@ -306,11 +308,6 @@ class NeuralSearch:
             operator=heard.operator[: len(some)].to(torch.complex64),
             noise_power=take_scenes(heard.noise_power.reshape(some.shape), packed).float(),
         )
-
-
-def _in_double(head: TrustHead | None) -> TrustHead | None:
-    """A copy whose rounding single precision does not see: it depends on the size of a batch."""
-    return None if head is None else deepcopy(head).double()
 
 
 def symbols_of(pretrained: Pretrained, problem: Problem) -> Problem:

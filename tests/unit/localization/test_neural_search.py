@@ -614,6 +614,19 @@ def test_where_noise_may_have_any_power_pursuit_counts():
     assert not torch.equal(ours, ask(wrong, None, SURE).n_sources)
 
 
+def test_directions_do_not_depend_on_the_origin_of_positions():
+    heard, truth = draw(LINE, n_channels=1, n_scenes=8)
+    moved = replace(heard, positions=heard.positions - heard.positions[0])
+    ours, theirs = (
+        localize(one, "neural", truth.n_sources, region=LINE.region, pretrained=pretrained(LINE))
+        for one in (moved, heard)
+    )
+    same(ours.sources.parameters, theirs.sources.parameters, atol=1e-4)
+    torch.testing.assert_close(
+        ours.covariance, theirs.covariance, rtol=0.05, atol=0.0, equal_nan=True
+    )
+
+
 @pytest.mark.parametrize("method", ["neural", "auto"])
 def test_a_network_that_does_not_fit_is_refused_in_one_line(method):
     heard, truth = draw()
