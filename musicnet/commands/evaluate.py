@@ -42,6 +42,8 @@ FORMAT = "musicnet.evaluation/1"
 
 QUICK_SNR_DB = (0.0, 20.0)
 
+_WIDTH = 10  # of a column
+
 _COLUMNS = {
     "median": "median",
     "rmse": "rmse",
@@ -141,15 +143,16 @@ def evaluation(
 
 def table_head() -> str:
     """Names of the columns."""
-    heads = "".join(f"{head:>10}" for head in _COLUMNS.values())
-    return f"{'K':>2}{'dB':>5}  {'method':<15}{heads}{'cpu ms':>10}"
+    heads = "".join(f"{head:>{_WIDTH}}" for head in (*_COLUMNS.values(), "cpu ms"))
+    return f"{'K':>2}{'dB':>5}  {'method':<15}{heads}"
 
 
 def table_line(row: Row) -> str:
     """One row of the table."""
-    figures = "".join(f"{_spoken(row[column]):>10}" for column in _COLUMNS)
+    figures = [_spoken(row[column]) for column in _COLUMNS]
+    figures.append(_spoken(row["cpu_ms_per_scene"], digits=3))
     name = f"{row['n_sources']:>2}{row['snr_db']:>5g}  {row['method']:<15}"
-    return f"{name}{figures}{row['cpu_ms_per_scene']:>10.3f}"
+    return name + "".join(f"{figure:>{_WIDTH}}" for figure in figures)
 
 
 def finite(tree: Any) -> Any:
@@ -177,8 +180,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _spoken(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _spoken(value: float | None, digits: int = 4) -> str:
+    """A figure that leaves a gap to the one before it."""
+    if value is None:
+        return ""
+    said = f"{value:.{digits}f}"
+    return said if len(said) < _WIDTH else f"{value:.2e}"
 
 
 def _draw(folder: Path, pretrained: Pretrained, rows: Sequence[Row], plan: Plan) -> None:

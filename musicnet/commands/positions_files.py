@@ -158,12 +158,11 @@ def _write_table(
     table.writeheader()
     origin = head["provenance"]
     hashes = {one["file"]: one["sha256"] for one in head["files"]}
-    run = {
-        "weights": (origin["config"]["weights"] or {}).get("name"),
-        "run_id": origin["run_id"],
-    }
+    weights = {one["file"]: one["weights"] for one in head["files"]}
     for entry in entries:
-        common = {**run, **entry, "data_sha256": hashes[entry["file"]]}
+        file = entry["file"]
+        run = {"run_id": origin["run_id"], "data_sha256": hashes[file], "weights": weights[file]}
+        common = {**entry, **run}
         # a scene without sources has a row too, or nobody would know that it was looked at
         for number, source in enumerate(entry["sources"] or [{}]):
             row = {**common, **source, "source": number if source else None}

@@ -66,7 +66,8 @@ def answers(
             found = localize(heard, method, known, region=recording.region, pretrained=pretrained)
         columns = _columns(found, is_far=is_far, has_bearings=has_bearings)
         cpu_ms = 1e3 * (time.process_time() - started) / len(index)
-        for scene, entry in zip(index.tolist(), _entries(found, columns), strict=True):
+        weights = None if pretrained is None else pretrained.name
+        for scene, entry in zip(index.tolist(), _entries(found, columns, weights), strict=True):
             entries[scene] = {"n_sources": 0, "cpu_ms": cpu_ms, **entry}
     return [entries[scene] for scene in range(recording.n_scenes)]
 
@@ -113,14 +114,18 @@ def _groups(
             yield some, operator
 
 
-def _entries(found: Estimates, tensors: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
-    """What the file says about each scene."""
+def _entries(
+    found: Estimates, tensors: dict[str, Tensor], weights: str | None
+) -> Iterator[dict[str, Any]]:
+    """What the file says about each scene: also who answered, and with what weights."""
     columns = {name: _plain(values) for name, values in tensors.items()}
     likelihoods = _plain(found.log_likelihood)
     resolved = found.sources.resolved
     # what the method declares and has not found stands last
     order = resolved.to(torch.uint8).argsort(dim=-1, descending=True, stable=True).tolist()
+    methods = found.methods
     for scene, n_declared in enumerate(found.n_sources.tolist()):
+        used = weights if methods[scene] == "neural" else None
         yield {
             "n_sources": n_declared,
             "log_likelihood": likelihoods[scene],
@@ -128,7 +133,8 @@ def _entries(found: Estimates, tensors: dict[str, Tensor]) -> Iterator[dict[str,
                 {
                     **{name: values[scene][slot] for name, values in columns.items()},
                     "resolved": bool(resolved[scene, slot]),
-                    "method": found.method,
+                    "method": methods[scene],
+                    "weights": used,
                 }
                 for slot in order[scene][:n_declared]
             ],

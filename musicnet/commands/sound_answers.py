@@ -141,7 +141,7 @@ def _entries(
 ) -> Iterator[dict[str, Any]]:
     name, std = f"{found.name}_deg", f"std_{found.name}_deg"
     for window, middle in enumerate(found.middles.tolist()):
-        place = {"file": str(path), "scene": first + window, "time_s": middle, "weights": None}
+        place = {"file": str(path), "scene": first + window, "time_s": middle}
         if first + window in faults:
             yield {**place, **bad_entry(faults[first + window])}
             continue

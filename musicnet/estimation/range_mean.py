@@ -20,6 +20,7 @@ from torch import Tensor
 
 from musicnet.estimation.linearization import Linearization, explain, linearize
 from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
+from musicnet.estimation.products import product
 from musicnet.estimation.range_posterior import covariance_about
 from musicnet.scene.sources import Bounds
 from musicnet.shapes import Parameters
@@ -98,7 +99,7 @@ def _parabola(
     # inside the region it has been climbed already; at its edge the peak may lie outside
     is_held = ((here <= low) & (slope > 0)) | ((here >= high) & (slope < 0))
     slope = torch.where(is_held, slope, 0.0).flatten(-2)
-    step = -(spread @ slope[..., None])[..., 0].reshape(by_coordinate)
+    step = -product(spread, slope[..., None])[..., 0].reshape(by_coordinate)
     return here + step, spread.reshape(*by_coordinate, n_searched, n_sources)
 
 
@@ -143,8 +144,8 @@ def _followed(
     ridge = _RIDGE * own.diagonal(dim1=-2, dim2=-1)
     pull = torch.linalg.solve_ex(own + torch.diag_embed(ridge), by[..., None]).result
     along = spread[..., column, :]  # (..., searched, source, source)
-    followed: Tensor = (along @ pull[..., None, :, :])[..., 0]
-    return followed
+    pulled = pull[..., None, :, :].expand(*along.shape[:-1], 1)
+    return product(along, pulled)[..., 0]
 
 
 def _taken_back(

@@ -102,7 +102,8 @@ def _moved(
     variance = covariance[..., 2, 2].clamp_min(_TINY)
     along = covariance[..., 2] / variance[..., None]  # 1 along rho itself
     moved = parameters + along * (rho - parameters[..., 2])[..., None]
-    widened = covariance_about(covariance, squared_error * rho**4)
+    # other powers than squares are rounded otherwise at the end of a vector than within it
+    widened = covariance_about(covariance, squared_error * rho.square().square())
     # an infinite variance over itself is no number
     known = covariance.isfinite().all(-1).all(-1)[..., None]
     return (

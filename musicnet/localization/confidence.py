@@ -7,14 +7,16 @@ are Gaussian, likelihood and bound are theirs, powers unknown.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from musicnet.estimation.linearization import explain, linearize
-from musicnet.estimation.problem import Problem
+from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
+from musicnet.estimation.products import product
 from musicnet.estimation.refinement import Model
 from musicnet.estimation.symbol_likelihood import symbol_cost, symbol_information
 from musicnet.scene.sources import Sources
@@ -50,20 +52,71 @@ def assess(problem: Problem, sources: Sources) -> Confidence:
     """
     exact = _in_double(problem)
     parameters, present = filled(exact, sources)
-    around = _around(exact, parameters, present)
-    covariance = _covariance(exact, around.curvature, present.shape[-1])
-    noise_power, n_free = exact.noise_power, around.n_free.clamp_min(1.0)
-    surplus = around.left / (noise_power * n_free)
-    widened = torch.where(surplus > 1.0 + _SURPRISE * n_free.rsqrt(), surplus, 1.0)
-    covariance = covariance * (noise_power * widened)[..., None, None, None]
+    covariance = parameters.new_full((*present.shape, 3, 3), math.nan)
+    log_likelihood = torch.full_like(exact.noise_power, math.nan)
+    for width in by_width(present):
+        some, chosen = width.some, width.chosen
+        part = exact.take(some)
+        around = _around(part, width.slots_of(parameters), width.slots_of(present))
+        noise_power, n_free = part.noise_power, around.n_free.clamp_min(1.0)
+        surplus = around.left / (noise_power * n_free)
+        widened = torch.where(surplus > 1.0 + _SURPRISE * n_free.rsqrt(), surplus, 1.0)
+        own = _covariance(part, around.curvature, width.n_slots)
+        own = own * (noise_power * widened)[..., None, None, None]
+        covariance = width.written(covariance, own)
+        n_heard = exact.n_explicable + exact.n_unexplained
+        total = (around.cost + part.unexplained) / noise_power
+        likely = -total - n_heard * (math.pi * noise_power).log()
+        log_likelihood = put_scenes(log_likelihood, likely, some, chosen)
     covariance = covariance.masked_fill(~present[..., None, None], math.nan)
-    n_heard = exact.n_explicable + exact.n_unexplained
-    total = (around.cost + exact.unexplained) / noise_power
-    log_likelihood = -total - n_heard * (math.pi * noise_power).log()
     dtype = sources.parameters.dtype
     return Confidence(
         problem.unflatten(covariance.to(dtype)), problem.unflatten(log_likelihood.to(dtype))
     )
+
+
+@dataclass(frozen=True)
+class Width:
+    """Scenes that need as many slots.
+
+    Args:
+        n_slots: up to the last that holds a source, at least one.
+        some: index of each, filled up with others to one number per channel.
+        chosen: those that are no filling.
+    """
+
+    n_slots: int
+    some: Int[Tensor, "channel some"]
+    chosen: Bool[Tensor, "channel some"]
+
+    def slots_of(self, values: Tensor) -> Tensor:
+        """What (channel, scene, source, ...) has of these scenes, in their slots."""
+        return take_scenes(values, self.some)[:, :, : self.n_slots]
+
+    def written(self, values: Tensor, new: Tensor) -> Tensor:
+        """(channel, scene, source, ...) with new values of these scenes, in their slots."""
+        wide = take_scenes(values, self.some)
+        wide[:, :, : self.n_slots] = new
+        return put_scenes(values, wide, self.some, self.chosen)
+
+
+def by_width(present: Bool[Tensor, "channel scene source"]) -> Iterator[Width]:
+    """Takes scenes of one number of slots at a time.
+
+    In the slots of the fullest scene others would be rounded otherwise, and depend on it.
+
+    Args:
+        present: slots that hold a source, at least one slot.
+
+    Yields:
+        All scenes, each once.
+    """
+    numbers = torch.arange(1, present.shape[-1] + 1, device=present.device)
+    widths = (present * numbers).amax(-1).clamp_min(1)
+    for n_slots in sorted(set(widths.flatten().tolist())):
+        is_such = widths == n_slots
+        some = pack_scenes(is_such)
+        yield Width(n_slots, some, take_scenes(is_such, some))
 
 
 @dataclass(frozen=True)
@@ -118,9 +171,12 @@ def covariance_by(
     """
     exact = _in_double(problem)
     parameters, present = filled(exact, sources)
-    around = model(exact, parameters, present)
-    covariance = _covariance(exact, around.curvature, present.shape[-1])
-    covariance = covariance * exact.noise_power[..., None, None, None]
+    covariance = parameters.new_full((*present.shape, 3, 3), math.nan)
+    for width in by_width(present):
+        part = exact.take(width.some)
+        around = model(part, width.slots_of(parameters), width.slots_of(present))
+        own = _covariance(part, around.curvature, width.n_slots)
+        covariance = width.written(covariance, own * part.noise_power[..., None, None, None])
     covariance = covariance.masked_fill(~present[..., None, None], math.nan)
     return problem.unflatten(covariance.to(sources.parameters.dtype))
 
@@ -174,8 +230,7 @@ def _own_blocks(
     """Each source's own block of root root^T; unknowns are ordered coordinate by coordinate."""
     shape = (*root.shape[:-2], n_searched, n_slots, root.shape[-1])
     lines = root.reshape(shape).transpose(-3, -2)
-    blocks: Tensor = lines @ lines.mT
-    return blocks
+    return product(lines, lines.mT)
 
 
 def _in_double(problem: Problem) -> Problem:

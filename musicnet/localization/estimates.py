@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from musicnet.coordinates import xyz_jacobian
 from musicnet.estimation.bounds import angle_jacobian
 from musicnet.scene.sources import Sources
 from musicnet.shapes import Parameters, Points
+
+PURSUIT = "nomp"
+"""The method that scenes are left to of which a network knows nothing."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Estimates:
         n_sources: how many the method declares, given or counted; more than are resolved where it
             found fewer.
         method: which one it was; never "auto".
+        left_to_nomp: scenes that the method left to nomp, whose answers they have; None if to
+            nobody.
     """
 
     sources: Sources
@@ -33,6 +38,14 @@ class Estimates:
     log_likelihood: Float[Tensor, "*batch"]
     n_sources: Int[Tensor, "*batch"]
     method: str
+    left_to_nomp: Bool[Tensor, "*batch"] | None = None
+
+    @property
+    def methods(self) -> list[str]:
+        """Who answered, scene by scene, in the order of the flattened batch."""
+        if self.left_to_nomp is None:
+            return [self.method] * self.n_sources.numel()
+        return [PURSUIT if left else self.method for left in self.left_to_nomp.flatten().tolist()]
 
     @property
     def std_parameters(self) -> Parameters:

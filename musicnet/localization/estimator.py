@@ -14,7 +14,7 @@ from musicnet.localization.estimates import Estimates
 from musicnet.localization.likelihood_methods import Counts
 from musicnet.localization.neural_methods import NeuralSearch
 from musicnet.localization.task import Count, Task, make_task, with_slots
-from musicnet.networks.fitting import fits
+from musicnet.networks.fitting import about_its_origin, fits
 from musicnet.networks.pretrained import Pretrained
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion, Sources
@@ -30,12 +30,14 @@ class Method:
         polish: what is known beyond the likelihood, put into sources and their covariance; None
             knows nothing more.
         is_counted_whole: whether counting finds the sources as well.
+        left_to_nomp: which scenes it left to pursuit, once all are found; None leaves none.
     """
 
     find: Callable[[Task, Counts], Sources]
     count: Callable[[Task], Counts]
     polish: Callable[[Sources, Tensor], tuple[Sources, Tensor]] | None = None
     is_counted_whole: bool = False
+    left_to_nomp: Callable[[], Tensor] | None = None
 
 
 _METHODS = {
@@ -71,7 +73,8 @@ def localize(
                     costs little, and nomp behind a surface
     ``neural``      a trained network's sources, refined by maximum likelihood, with the
                     calibration that it may hold; before a line, in the one waveform of scenes
-                    that the network says are coherent
+                    that the network says are coherent. Where more sources are counted than it was
+                    trained for, the answer is nomp's: `Estimates.methods` says whose
     ``nomp``        maximum likelihood from a greedy search; any array, near or far
     ``multistart``  the same from four first sources, the most likely answer wins: slower, surer
     ``music``       MUSIC spectrum, refined off the grid; any array
@@ -91,7 +94,8 @@ def localize(
         n_sources: K of all scenes, or of each (any integer tensor of the batch's shape); None has
             them counted: by the evidence of a pursuit (nomp, multistart, and whoever is given
             fewer than two snapshots per element), by MDL on eigenvalues (the others), by the
-            posterior under its law of sources, and up to the law's ``n_max`` (neural).
+            posterior under its law of sources, and by pursuit beyond the law's ``n_max``
+            (neural).
         region: where sources may be; no estimate lies outside.
         most_sources: most that are looked for where they are counted; None is 6, or as many as
             the sensors can tell apart.
@@ -124,7 +128,8 @@ def localize(
             if misfit is not None:
                 raise ValueError(f"the network {pretrained.name!r} must fit: {misfit}.")
             # before anything is computed, so that every step and error bar uses the same steering
-            task = replace(task, observation=pretrained.network.calibrated(task.observation))
+            heard = about_its_origin(pretrained, task.observation)
+            task = replace(task, observation=pretrained.network.calibrated(heard))
         return _run(task, name, _method(name, task, pretrained))
 
 
@@ -145,6 +150,7 @@ def _method(name: str, task: Task, pretrained: Pretrained | None) -> Method:
         lambda _, counts: search.find(counts),
         lambda _: search.count(),
         search.polish,
+        left_to_nomp=lambda: search.left_to_nomp,
     )
 
 
@@ -194,4 +200,5 @@ def _run(task: Task, name: str, method: Method) -> Estimates:
         log_likelihood=shaped(confidence.log_likelihood.masked_fill(task.spoilt, math.nan)),
         n_sources=shaped(counts),
         method=name,
+        left_to_nomp=None if method.left_to_nomp is None else shaped(method.left_to_nomp()),
     )

@@ -1,6 +1,5 @@
 """Methods that start from a trained network."""
 
-from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 
@@ -9,17 +8,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from musicnet.estimation.dictionary import Dictionary
-from musicnet.estimation.found import Found, finish, is_settled, nothing
+from musicnet.estimation.evidence import pursue
+from musicnet.estimation.found import Found, at_places, finish, is_settled, nothing
 from musicnet.estimation.one_waveform import linearize_together
 from musicnet.estimation.posterior import Loudness, log_posterior
-from musicnet.estimation.problem import Problem, pack_scenes, take_scenes
+from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
 from musicnet.estimation.pursuit import append
 from musicnet.estimation.range_mean import settle_ranges
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
 from musicnet.estimation.refinement import refine
 from musicnet.localization.coherent_pursuit import pursue_by_coherence
-from musicnet.localization.confidence import assess, covariance_by, filled
+from musicnet.localization.confidence import assess, by_width, covariance_by, filled
 from musicnet.localization.likelihood_methods import Counts, count_by_pursuit
 from musicnet.localization.near_search import pursue_near
 from musicnet.localization.second_look import (
@@ -32,7 +32,6 @@ from musicnet.localization.second_look import (
 from musicnet.localization.task import Task
 from musicnet.networks.neural_music import NeuralMusic
 from musicnet.networks.pretrained import Pretrained
-from musicnet.networks.trust import TrustHead
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import Sources
 
@@ -56,27 +55,31 @@ class NeuralSearch:
         self.problem: Problem = symbols_of(pretrained, task.problem)
         self.network: NeuralMusic = pretrained.network
         self.law = pretrained.scene.sources
-        self.trust = _in_double(pretrained.network.head.trust)
+        self.trust = pretrained.exact_trust
         self.coherence = pretrained.network.head.coherence
         self.are_alike = pretrained.scene.is_alike
         self._counted: tuple[Counts, Judged] | None = None
         self._final: Judged | None = None
         self._is_coherent: Bool[Tensor, "channel scene"] | None = None
+        self._is_pursued = torch.zeros_like(self.problem.noise_power, dtype=torch.bool)
 
     @cached_property
     def dictionary(self) -> Dictionary:
         """Cells to try."""
         return Dictionary.over(self.problem, None)
 
+    @property
+    def left_to_nomp(self) -> Bool[Tensor, "channel scene"]:
+        """Scenes whose answer is pursuit's own, since the network knows nothing of them."""
+        return self._is_pursued.reshape(self.task.spoilt.shape)
+
     def count(self) -> Counts:
-        """The most probable number of sources.
+        """The most probable number of sources; what is beyond training is left to pursuit.
 
         By pursuit where the network has no trust head, or where noise could be of any power.
         """
-        if self.coherence is not None:  # what is beyond training is left to pursuit
-            return count_by_pursuit(self.task)
         if self.trust is None or not self.task.is_noise_known:
-            return count_by_pursuit(self.task).clamp_max(self.law.n_max)
+            return count_by_pursuit(self.task)
         most = min(self.task.most_sources, self.law.n_max)
         answers = self._greedy_answers(most)
         loudness = Loudness.of(self.law)
@@ -92,23 +95,24 @@ class NeuralSearch:
             other = self._look(_picked(answers, second), close)
             better = close & (log_posterior(self.problem, other.found, loudness) > highest)
             best = best.put_back(better, other.single_out(better))
+        best = self._pursued_beyond(best)
         counts = best.found.present.sum(-1)
         self._counted = self.problem.unflatten(counts).reshape(self.task.spoilt.shape), best
         return self._counted[0]
 
     def find(self, counts: Counts) -> Sources:
         """As many sources of each scene."""
-        if self.coherence is not None and self.task.n_sources is None:
-            return self._find_counted(counts)
-        most = int(counts.max())
-        if most > self.law.n_max:
-            raise ValueError(
-                f"this network was trained for up to {self.law.n_max} sources: got {most}. "
-                "Use nomp."
-            )
         if self._counted is not None and torch.equal(counts, self._counted[0]):
             self._final = self._counted[1]
+        elif self.task.n_sources is None:
+            self._final = self._answer_counted(self.problem.flatten(counts))
         else:
+            most = int(counts.max())
+            if most > self.law.n_max:
+                raise ValueError(
+                    f"this network was trained for up to {self.law.n_max} sources: got {most}. "
+                    "Use nomp."
+                )
             self._final = self._answer(self.problem.flatten(counts))
         return self._final.found.sources(self.problem)
 
@@ -122,8 +126,21 @@ class NeuralSearch:
             covariance: from the likelihood's curvature.
 
         Returns:
-            Sources with settled ranges inside the region, and the covariance of their errors.
+            Sources with settled ranges inside the region, and the covariance of their errors;
+            pursuit's own are left as they are.
         """
+        polished, wider = self._polished(sources, covariance)
+        if not bool(self._is_pursued.any()):
+            return polished, wider
+        stays = self.problem.unflatten(self._is_pursued)[..., None, None]
+        parameters = torch.where(stays, sources.parameters, polished.parameters)
+        covariance = torch.where(stays[..., None], covariance, wider)
+        return Sources(parameters, sources.resolved), covariance
+
+    def _polished(
+        self, sources: Sources, covariance: Float[Tensor, "channel scene source 3 3"]
+    ) -> tuple[Sources, Float[Tensor, "channel scene source 3 3"]]:
+        """The same as if the network had found them all."""
         if self.are_alike and self._is_coherent is not None:
             together = covariance_by(linearize_together, self.problem, sources)
             is_coherent = self.problem.unflatten(self._is_coherent)[..., None, None, None]
@@ -131,8 +148,17 @@ class NeuralSearch:
         if self.coherence is not None and self.law.range_m is not None:
             parameters, present = filled(self.problem, sources)
             known = self.problem.flatten(covariance)
-            settled = settle_ranges(self.problem, parameters, present, known, self.law.range_m)
-            moved, wider = map(self.problem.unflatten, settled)
+            moved, wider = parameters, known
+            for width in by_width(present):
+                settled, spread = settle_ranges(
+                    self.problem.take(width.some),
+                    width.slots_of(parameters),
+                    width.slots_of(present),
+                    width.slots_of(known),
+                    self.law.range_m,
+                )
+                moved, wider = width.written(moved, settled), width.written(wider, spread)
+            moved, wider = map(self.problem.unflatten, (moved, wider))
             moved = moved.masked_fill(~sources.resolved[..., None], torch.nan)
             return Sources(moved, sources.resolved), wider
         if self.trust is None or self._final is None:
@@ -153,14 +179,36 @@ class NeuralSearch:
             sources = Sources(self.task.region.clamp(parameters), sources.resolved)
         return sources, covariance * after
 
-    def _find_counted(self, counts: Counts) -> Sources:
+    def _answer_counted(self, counts: Int[Tensor, "channel scene"]) -> Judged:
         """As many sources as pursuit has counted; its own where they are more than were learned."""
-        wanted = self.problem.flatten(counts)
-        is_beyond = wanted > self.law.n_max
-        found = self._answer(wanted.masked_fill(is_beyond, 0)).found
+        self._is_pursued = counts > self.law.n_max
+        answer = self._answer(counts.masked_fill(self._is_pursued, 0))
+        if not bool(self._is_pursued.any()):
+            return answer
         pursued = self.task.pursued
-        found = found.widened(pursued.present.shape[-1])
-        return found.chosen(is_beyond, pursued).sources(self.problem)
+        answer = answer.widened(pursued.present.shape[-1])
+        return replace(answer, found=answer.found.chosen(self._is_pursued, pursued))
+
+    def _pursued_beyond(self, best: Judged) -> Judged:
+        """The same, but for scenes in which pursuit counts more sources than were learned.
+
+        It is asked where all that were learned do not explain what was heard.
+        """
+        most, problem = self.law.n_max, self.task.problem
+        if self.task.most_sources <= most:
+            return best
+        found = best.found
+        is_full = found.present.sum(-1) == most
+        if self.problem is not problem:  # what symbols cost is no power that is left
+            found = at_places(problem, found.parameters, found.present)
+        some = pack_scenes(is_full & ~is_settled(problem, found))
+        if some.shape[1] == 0:
+            return best
+        pursued = pursue(problem.take(some), None, self.task.most_sources)
+        is_more = take_scenes(is_full, some) & (pursued.present.sum(-1) > most)
+        self._is_pursued = put_scenes(self._is_pursued, is_more, some)
+        best = best.widened(self.task.most_sources)
+        return replace(best, found=best.found.replaced(pursued, some, is_more))
 
     def _answer(self, counts: Counts) -> Judged:
         """Answers to the scenes of one number of sources at a time.
@@ -260,11 +308,6 @@ class NeuralSearch:
             operator=heard.operator[: len(some)].to(torch.complex64),
             noise_power=take_scenes(heard.noise_power.reshape(some.shape), packed).float(),
         )
-
-
-def _in_double(head: TrustHead | None) -> TrustHead | None:
-    """A copy whose rounding single precision does not see: it depends on the size of a batch."""
-    return None if head is None else deepcopy(head).double()
 
 
 def symbols_of(pretrained: Pretrained, problem: Problem) -> Problem:

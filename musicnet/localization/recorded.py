@@ -134,4 +134,10 @@ def _merged(parts: list[Estimates], order: Tensor) -> Estimates:
         log_likelihood=torch.cat([part.log_likelihood for part in parts])[order],
         n_sources=torch.cat([part.n_sources for part in parts])[order],
         method=parts[0].method,
+        left_to_nomp=_together_left(parts, order),
     )
+
+
+def _together_left(parts: list[Estimates], order: Tensor) -> Tensor | None:
+    left = [part.left_to_nomp for part in parts if part.left_to_nomp is not None]
+    return torch.cat(left)[order] if left else None

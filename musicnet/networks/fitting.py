@@ -1,13 +1,19 @@
 """Which trained network may be used on what was heard."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
 from musicnet.networks.pretrained import Pretrained, load_pretrained, load_shipped, shipped
-from musicnet.scene.agreement import Difference, aperture_differences, wavelength_differences
+from musicnet.scene.agreement import (
+    TOLERANCE,
+    Difference,
+    aperture_differences,
+    wavelength_differences,
+)
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import Observation
 from musicnet.scene.sources import SearchRegion
@@ -23,10 +29,12 @@ def fits(
 ) -> str | None:
     """Whether a network may be used on an observation.
 
-    The elements must stand where the network's stand, in wavelengths; in the near field, where
-    distances count, the wavelength must be the same as well. Behind a surface the rows must be as
+    The elements must stand where the network's stand, in wavelengths; in the far field about any
+    origin, see `about_its_origin`. In the near field, where distances count, the wavelength must be
+    the same as well. Behind a surface the rows must be as
     many, and in as many blocks, as the network was trained with, whatever the channel; an array
-    may take any number of snapshots. The region must lie within the network's own.
+    may take any number of snapshots, but a network that is asked in how many dimensions they lie,
+    and for nothing else, has nothing to say of one. The region must lie within the network's own.
 
     Args:
         pretrained: the network.
@@ -40,11 +48,35 @@ def fits(
     scene = pretrained.scene
     differences = [
         *_heard(scene, observation),
+        *_compared(pretrained, observation),
         *_sought(scene, region, observation.wavelength),
     ]
     if n_sources is not None and n_sources > scene.sources.n_max:
         differences.append(Difference("sources", str(n_sources), f"up to {scene.sources.n_max}"))
     return "; ".join(map(_said, differences)) or None
+
+
+def about_its_origin(pretrained: Pretrained, observation: Observation) -> Observation:
+    """What was heard, with positions about the origin that phases of the network's scenes refer to.
+
+    Directions do not depend on it; what sources have in common, as arriving in phase, does.
+
+    Args:
+        pretrained: a network that fits.
+        observation: what was heard.
+
+    Returns:
+        The same in the near field, and where positions have that origin already.
+    """
+    if not pretrained.scene.far_field:
+        return observation
+    positions, wavelength = observation.positions, observation.wavelength
+    own = pretrained.scene.array.positions(1.0, positions.device).double()
+    shift = (own - positions.double() / wavelength).mean(0)
+    if float(shift.abs().max()) <= TOLERANCE:
+        return observation
+    moved = positions.double() + shift * wavelength
+    return replace(observation, positions=moved.to(positions))
 
 
 def choose(
@@ -112,7 +144,10 @@ def _heard(scene: Scene, observation: Observation) -> Iterator[Difference]:
     n_blocks, n_rows = observation.y.shape[-2:]
     n_operators = observation.operator.shape[-3]
     wavelength = observation.wavelength
-    yield from aperture_differences(scene, observation.positions, wavelength, n_rows)
+    # ranges, and the region of ranges, are those from the origin: there it must be the same
+    yield from aperture_differences(
+        scene, observation.positions, wavelength, n_rows, has_any_origin=scene.far_field
+    )
     if scene.surface is None:
         if not _is_plain(observation):
             yield Difference("operator", "another", "the identity of a plain array")
@@ -121,6 +156,13 @@ def _heard(scene: Scene, observation: Observation) -> Iterator[Difference]:
         yield Difference("blocks", str(n_blocks), f"{scene.n_blocks} ({scene.symbols} symbols)")
     if n_operators != scene.n_blocks:
         yield Difference("operators", str(n_operators), str(scene.n_blocks))
+
+
+def _compared(pretrained: Pretrained, observation: Observation) -> Iterator[Difference]:
+    """Snapshots, where the network has to compare them; in the near field it knows ranges too."""
+    is_asked = pretrained.network.head.coherence is not None and pretrained.scene.far_field
+    if is_asked and observation.y.shape[-2] == 1:
+        yield Difference("snapshots", "1", "2 and more")
 
 
 def _sought(scene: Scene, region: SearchRegion, wavelength: float) -> Iterator[Difference]:

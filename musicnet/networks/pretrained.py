@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
+from musicnet.networks.trust import TrustHead
 from musicnet.networks.weights_file import read_weights, write_weights
 from musicnet.records.plain_data import from_plain, to_plain
 from musicnet.scene.scene import Scene
@@ -41,6 +43,16 @@ class Pretrained:
     card: dict[str, Any]
     settings: NetworkSettings | None = None
     sha256: str | None = None
+
+    @cached_property
+    def exact_trust(self) -> TrustHead | None:
+        """The trust head in double precision, copied once; None if the network has none.
+
+        Its rounding, which depends on the size of a batch, single precision does not see.
+        """
+        head = self.network.head.trust
+        with torch.inference_mode(mode=False):  # it outlives its first caller
+            return None if head is None else deepcopy(head).double()
 
 
 def save_pretrained(

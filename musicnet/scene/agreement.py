@@ -31,7 +31,12 @@ class Difference(NamedTuple):
 
 
 def aperture_differences(
-    scene: Scene, positions: Positions, wavelength: float, n_rows: int
+    scene: Scene,
+    positions: Positions,
+    wavelength: float,
+    n_rows: int,
+    *,
+    has_any_origin: bool = False,
 ) -> Iterator[Difference]:
     """Compares what hears: elements, rows, and where the elements stand.
 
@@ -40,6 +45,7 @@ def aperture_differences(
         positions: of the elements that were heard with; metres.
         wavelength: metres.
         n_rows: received numbers per block.
+        has_any_origin: whether positions may refer to any point, as directions do not depend on it.
 
     Yields:
         What differs.
@@ -52,10 +58,14 @@ def aperture_differences(
     if n_elements == scene.n_elements:
         # each in wavelengths of its own, or another wavelength would look like another array
         own = scene.array.positions(1.0, positions.device)
-        apart = float((positions / wavelength - own).abs().max())
-        if not apart <= TOLERANCE:
-            found = f"up to {apart:.3g} wavelengths off"
-            yield Difference("element_positions", found, "those of its array")
+        off = positions / wavelength - own
+        apart, about_middle = (float(each.abs().max()) for each in (off, off - off.mean(0)))
+        if about_middle <= TOLERANCE and (has_any_origin or apart <= TOLERANCE):
+            return
+        found = f"up to {about_middle if has_any_origin else apart:.3g} wavelengths off"
+        if about_middle <= TOLERANCE:
+            found += ", all alike: they refer to another origin"
+        yield Difference("element_positions", found, "those of its array")
 
 
 def wavelength_differences(scene: Scene, wavelength: float) -> Iterator[Difference]:

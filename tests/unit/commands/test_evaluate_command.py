@@ -1,6 +1,7 @@
 """From trained weights to a table, a file of figures and pictures."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -140,3 +141,15 @@ def test_the_number_of_threads_is_as_before():
     with command.one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("figure", [None, 0.5, 9999.9999, 12345.678, -12345.678, 3.2e11, math.inf])
+def test_columns_never_run_together(figure):
+    columns = dict.fromkeys((*command._COLUMNS, "cpu_ms_per_scene"), figure or 0.0)
+    row = {"n_sources": 4, "snr_db": -5.0, "method": "ml-from-truth", **columns}
+    row["nees_xyz"] = figure
+    line = command.table_line(row)
+    assert len(line) == len(command.table_head())
+    figures = [float(word) for word in line.split()[3:]]
+    expected = [value for value in row.values() if value is not None][3:]
+    assert figures == pytest.approx(expected, rel=5e-3, abs=1e-4)

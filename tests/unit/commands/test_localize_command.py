@@ -27,7 +27,7 @@ FAR, NEAR, SURFACE = (
 KEYS = [
     *("azimuth_deg", "elevation_deg", "range_m", "x", "y", "z"),
     *("std_azimuth_deg", "std_elevation_deg", "std_range_m", "std_x", "std_y", "std_z"),
-    *("resolved", "method"),
+    *("resolved", "method", "weights"),
 ]
 
 

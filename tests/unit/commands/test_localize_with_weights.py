@@ -1,6 +1,8 @@
 """Localising with trained weights: which are taken, what is said, and what is refused."""
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,26 @@ def test_sources_may_be_counted(ship, answer):
     ship(ula=ULA)
     tree, _ = answer(FAR, "--method", "neural")
     assert methods(tree) == {"neural"}
+
+
+def test_every_source_says_who_found_it(ship, tmp_path):
+    """A network for two sources has those of no more, and pursuit has the others."""
+    ship(ris=replace(RIS, sources=replace(RIS.sources, n_max=2)))
+    target, table = tmp_path / "positions.json", tmp_path / "positions.csv"
+    for file in (target, table):
+        assert command.run([str(SURFACE), str(FAR), "--output", str(file)]) == 0
+    scenes = json.loads(target.read_text(encoding="utf-8"))["scenes"]
+    for scene in scenes:
+        is_line = scene["file"] == str(FAR)
+        pursued = "multistart" if is_line else "nomp"
+        is_network = not is_line and scene["n_sources"] <= 2
+        expected = ("neural", "ris") if is_network else (pursued, None)
+        assert {(one["method"], one["weights"]) for one in scene["sources"]} <= {expected}
+    listed = [(one["method"], one["weights"]) for scene in scenes for one in scene["sources"]]
+    assert set(listed) == {("neural", "ris"), ("nomp", None), ("multistart", None)}
+    with table.open(encoding="utf-8") as lines:
+        rows = [(row["method"], row["weights"] or None) for row in csv.DictReader(lines)]
+    assert [row for row in rows if row[0]] == listed
 
 
 @pytest.mark.parametrize(("file", "used"), [(FAR, "multistart"), (SURFACE, "nomp")])

@@ -96,3 +96,17 @@ def test_without_finite_error_bars_an_estimate_stays():
         (settled, widened), settle_range(parameters, covariance, BOUNDS), strict=True
     ):
         assert torch.equal(ours[1:], alone)
+
+
+def test_a_source_is_settled_alike_in_any_company_to_the_last_bit():
+    generator = torch.Generator().manual_seed(0)
+    parameters = torch.rand(401, 3, generator=generator) + 0.3
+    root = 0.1 * torch.randn(401, 3, 3, generator=generator)
+    given = parameters, root @ root.mT
+    together = settle_range(*given, BOUNDS)
+    for n in (3, 100):
+        parts = [
+            settle_range(*some, BOUNDS) for some in zip(*(x.split(n) for x in given), strict=True)
+        ]
+        for ours, theirs in zip(together, zip(*parts, strict=True), strict=True):
+            assert torch.equal(ours, torch.cat(theirs))

@@ -13,6 +13,7 @@ from musicnet.estimation.likelihood import fit_amplitudes
 from musicnet.estimation.problem import compress
 from musicnet.localization.confidence import assess
 from musicnet.localization.estimates import Estimates
+from musicnet.localization.task import with_slots
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
 from musicnet.scene.snapshots import block_generator, draw_block
@@ -80,6 +81,23 @@ def test_empty_slots_have_no_error_bar_and_do_not_count():
     assert found.covariance[:, 0].isnan().all()
     torch.testing.assert_close(found.covariance[:, 1:], whole.covariance, rtol=1e-4, atol=1e-12)
     torch.testing.assert_close(found.log_likelihood, whole.log_likelihood)
+
+
+@SCENES
+def test_slots_that_only_other_scenes_fill_do_not_count_to_the_last_bit(scene):
+    heard, truth = drawn(scene, n_scenes=8)
+    # two sources that are hard to tell apart, so that roundings show
+    close = torch.stack((truth.parameters[:, 0], truth.parameters[:, 0] + 2e-3), dim=1)
+    narrow = Sources(scene.region.clamp(close), truth.resolved)
+    wide = with_slots(narrow, 4)
+    third = scene.region.clamp(close[-1, 0] + 0.1)
+    parameters, resolved = wide.parameters.clone(), wide.resolved.clone()
+    parameters[-1, 2], resolved[-1, 2] = third, True  # the last scene is full
+    problem = compress(heard, scene.region)
+    found, alone = assess(problem, Sources(parameters, resolved)), assess(problem, narrow)
+    assert torch.equal(found.covariance[:-1, :2], alone.covariance[:-1])
+    assert torch.equal(found.log_likelihood[:-1], alone.log_likelihood[:-1])
+    assert found.covariance[:-1, 2:].isnan().all()
 
 
 def test_error_bars_grow_where_a_source_was_missed():

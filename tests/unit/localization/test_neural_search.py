@@ -561,24 +561,70 @@ def test_a_source_of_which_nothing_was_heard_is_still_a_place():
     assert found.std_parameters[1].isfinite().all()
 
 
+def numbers(found, some=...):
+    values = (found.sources.parameters, found.covariance, found.log_likelihood, found.n_sources)
+    return [value[some].double().nan_to_num(9.0) for value in values]
+
+
+def are_same_bits(ours, theirs):
+    return all(torch.equal(*both) for both in zip(ours, theirs, strict=True))
+
+
 @pytest.mark.parametrize("trust", [None, SURE])
-def test_counting_never_exceeds_what_the_network_was_trained_for(trust):
-    loud = replace(SCENE, sources=SourceLaw(n_min=3, n_max=3, snr_db=(20.0, 25.0)))
-    heard, _ = draw(loud)
-    few = surface_scene(n_max=2)
+def test_scenes_with_more_sources_than_were_learned_are_nomps(trust):
+    scene = surface_scene(snr_db=(15.0, 25.0))
+    heard, truth = draw(scene, n_scenes=8)
+    few = surface_scene(n_max=2, snr_db=(15.0, 25.0))
     found = ask(heard, None, trust, few)
-    assert (found.n_sources == 2).all()
+    beyond = found.left_to_nomp
+    assert torch.equal(beyond, found.n_sources > 2)
+    assert ((truth.n_sources > 2) == beyond).float().mean() > 0.9
+    assert set(found.methods) == {"neural", "nomp"}
+    nomp = localize(heard, "nomp", None, region=few.region)
+    assert are_same_bits(numbers(found, beyond), numbers(nomp, beyond))
+    # the others do not notice: as if nobody looked for more
+    within = ask(heard, None, trust, few, most_sources=2)
+    theirs = with_slots(within.sources, 6)
+    assert torch.equal(
+        found.sources.parameters[~beyond].nan_to_num(9.0),
+        theirs.parameters[~beyond].nan_to_num(9.0),
+    )
+    ours, theirs = (one.covariance[~beyond][:, :2].nan_to_num(9.0) for one in (found, within))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("trust", [None, SURE])
+def test_what_is_left_to_nomp_does_not_depend_on_company(trust):
+    few = surface_scene(n_max=1, snr_db=(15.0, 25.0))
+    heard, _ = draw(surface_scene(snr_db=(15.0, 25.0)), n_channels=1)
+    whole = ask(heard, None, trust, few)
+    assert whole.left_to_nomp.any()
+    for scene in range(6):
+        found = ask(alone(heard, 0, scene), None, trust, few)
+        assert found.methods == [whole.methods[scene]]
+        assert are_same_bits(numbers(found, (0, 0)), numbers(whole, (0, scene)))
 
 
 def test_where_noise_may_have_any_power_pursuit_counts():
     heard, _ = draw(surface_scene(snr_db=(10.0, 20.0)))
     wrong = replace(heard, noise_power=heard.noise_power * 50.0)
     ours = ask(wrong, None, SURE, is_noise_known=False).n_sources
-    theirs = localize(
-        wrong, "nomp", None, region=SCENE.region, is_noise_known=False
-    ).n_sources.clamp_max(SCENE.sources.n_max)
+    theirs = localize(wrong, "nomp", None, region=SCENE.region, is_noise_known=False).n_sources
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, ask(wrong, None, SURE).n_sources)
+
+
+def test_directions_do_not_depend_on_the_origin_of_positions():
+    heard, truth = draw(LINE, n_channels=1, n_scenes=8)
+    moved = replace(heard, positions=heard.positions - heard.positions[0])
+    ours, theirs = (
+        localize(one, "neural", truth.n_sources, region=LINE.region, pretrained=pretrained(LINE))
+        for one in (moved, heard)
+    )
+    same(ours.sources.parameters, theirs.sources.parameters, atol=1e-4)
+    torch.testing.assert_close(
+        ours.covariance, theirs.covariance, rtol=0.05, atol=0.0, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("method", ["neural", "auto"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from musicnet.networks import pretrained as module
-from musicnet.networks.fitting import choose, find_weights, fits
+from musicnet.networks.fitting import about_its_origin, choose, find_weights, fits
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.networks.pretrained import Pretrained, load_shipped, save_pretrained, shipped
 from musicnet.scene.array import ArrayGeometry
@@ -55,6 +55,19 @@ def test_an_array_may_take_any_number_of_snapshots(line_scene):
     assert reason(line_scene, heard_in(replace(line_scene, n_snapshots=3))) is None
 
 
+@pytest.mark.parametrize(("range_m", "fits_one"), [(None, False), ((4.0, 20.0), True)])
+def test_of_one_snapshot_there_is_nothing_to_say_but_ranges(line_scene, range_m, fits_one):
+    scene = replace(line_scene, sources=replace(line_scene.sources, range_m=range_m))
+    scene = replace(scene, n_snapshots=4, symbols="data")
+    sizes = replace(TINY, n_coherence=4)
+    network = Pretrained("tiny", NeuralMusic(scene, sizes), scene, {})
+    for n_snapshots in (1, 2):
+        heard = heard_in(replace(scene, n_snapshots=n_snapshots))
+        said = fits(network, heard, scene.region)
+        assert (said is None) == (fits_one or n_snapshots > 1)
+        assert said in (None, "got snapshots=1, it was trained for 2 and more")
+
+
 def test_another_channel_of_the_surface_fits(surface_scene):
     surface = Surface(n_antennas=4, n_codes=6, rician_factor=3.0, phase_bits=None)
     assert reason(surface_scene, heard_in(replace(surface_scene, surface=surface))) is None
@@ -72,9 +85,35 @@ def test_in_the_near_field_metres_count(surface_scene):
 def test_small_differences_of_positions_do_not_matter(line_scene):
     heard = heard_in(line_scene)
     near = replace(heard, positions=heard.positions + 0.5e-3 * heard.wavelength)
-    far = replace(heard, positions=heard.positions + 2e-3 * heard.wavelength)
+    moved = heard.positions.clone()
+    moved[0, 0] += 4e-3 * heard.wavelength
     assert reason(line_scene, near) is None
-    assert reason(line_scene, far).startswith("got element_positions=up to 0.002 wavelengths off")
+    said = reason(line_scene, replace(heard, positions=moved))
+    assert said.startswith("got element_positions=up to 0.0035 wavelengths off, it was")
+
+
+@pytest.mark.parametrize("shift", [0.5, -7.25, 1000.0])
+def test_in_the_far_field_positions_may_refer_to_any_origin(line_scene, shift):
+    law = line_scene.sources
+    steps = tuple((0.5 * i, 0.0, 0.0) for i in range(8))
+    from_first = Scene(ArrayGeometry(8, kind="positions", places_wavelengths=steps), law)
+    for scene in (line_scene, from_first):
+        heard = heard_in(replace(scene, wavelength_m=0.1))
+        moved = replace(heard, positions=heard.positions + shift * torch.tensor([0.1, 0.02, -0.1]))
+        assert reason(scene, moved) is None
+        # phases that sources have in common refer to the scene's own origin
+        back = about_its_origin(trained_for(scene), moved).positions
+        torch.testing.assert_close(back, heard.positions, atol=1e-6 + 1e-7 * abs(shift), rtol=0.0)
+        assert about_its_origin(trained_for(scene), heard) is heard
+    # the same line, whose names for it differ by the origin alone
+    assert reason(from_first, heard_in(line_scene)) is None
+
+
+def test_in_the_near_field_ranges_are_those_from_the_origin(surface_scene):
+    heard = heard_in(surface_scene)
+    moved = replace(heard, positions=heard.positions + 0.5 * heard.wavelength)
+    assert "all alike: they refer to another origin" in reason(surface_scene, moved)
+    assert about_its_origin(trained_for(surface_scene), moved) is moved
 
 
 def test_other_elements_do_not_fit(line_scene):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from musicnet.networks import pretrained as module
 from musicnet.networks import weights_file
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
-from musicnet.networks.pretrained import load_pretrained, save_pretrained, shipped
+from musicnet.networks.pretrained import Pretrained, load_pretrained, save_pretrained, shipped
 from musicnet.networks.weights_file import read_weights, write_weights
 from musicnet.records.plain_data import to_plain
 from musicnet.records.provenance import hash_file
@@ -284,3 +284,18 @@ def test_the_description_is_plain_json(saved):
         tree = json.loads(file.metadata()["musicnet"])
     assert tree["format"] == "musicnet.weights/1"
     assert tree["network"] == to_plain(TINY)
+
+
+def test_the_exact_trust_head_is_made_once_and_is_the_same_head(surface_scene):
+    settings = replace(TINY, n_trust=8)
+    pretrained = Pretrained("one", NeuralMusic(surface_scene, settings), surface_scene, {})
+    exact = pretrained.exact_trust
+    assert pretrained.exact_trust is exact
+    own = pretrained.network.head.trust
+    for name, values in own.state_dict().items():
+        assert values.dtype == torch.float32
+        assert torch.equal(exact.state_dict()[name], values.double())
+    bare = replace(TINY, n_trust=0)
+    assert (
+        Pretrained("two", NeuralMusic(surface_scene, bare), surface_scene, {}).exact_trust is None
+    )
