@@ -1,4 +1,4 @@
-"""HDF5 files, read in parts; MATLAB's v7.3 files are HDF5 with conventions of their own.
+"""HDF5 files, read in parts or mapped; MATLAB's v7.3 files are HDF5 with conventions of their own.
 
 Nothing outside the file is followed: no link to another file, no storage in another file, no
 filter that would have to be loaded.
@@ -12,6 +12,7 @@ import numpy as np
 
 from musicnet.recordings.archives import MAX_BYTES, RecordingError
 from musicnet.recordings.lazy_arrays import LazyArray, Store, native, sha256_of
+from musicnet.recordings.mapped_arrays import FileState, MappedArray
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512
@@ -38,7 +39,7 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
         ModuleNotFoundError: h5py is not installed.
     """
     h5py = _library()
-    sha256 = sha256_of(path)
+    state, sha256 = FileState.of(path), sha256_of(path)
     try:
         with h5py.File(path, "r") as file:
             is_matlab = file.userblock_size >= USER_BLOCK
@@ -49,7 +50,8 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
                 if isinstance(item, h5py.Dataset) and not key.startswith("#"):
                     name = f"{path}:{key}"
                     _check_storage(item, name, max_bytes)
-                    arrays[key] = _matlab(item, name) if is_matlab else _plain(h5py, item, name)
+                    make = _matlab if is_matlab else _plain
+                    arrays[key] = make(h5py, item, name, state)
     except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
@@ -137,7 +139,25 @@ def _reopened(
     return reading
 
 
-def _plain(h5py: Any, item: Any, name: str) -> LazyArray:
+def _mapped(
+    h5py: Any, item: Any, name: str, state: FileState, *, is_turned: bool
+) -> MappedArray | None:
+    """The numbers where they lie, if they lie in one piece and just as numpy would lay them."""
+    is_whole = item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+    is_known = item.id.get_type() == h5py.h5t.py_create(item.dtype, logical=True)
+    offset = item.id.get_offset()  # none where nothing was ever written
+    dtype = item.dtype
+    if dtype.names is not None:
+        half = np.dtype(f"f{dtype.itemsize // 2}")
+        is_known &= dtype == np.dtype([(part, half) for part in dtype.names])
+        dtype = _complex_dtype(dtype)
+    if not (is_whole and is_known) or offset is None or dtype.kind not in "fciu":
+        return None
+    shape = item.shape[::-1] if is_turned else item.shape
+    return MappedArray(name, state, offset, shape, dtype, "F" if is_turned else "C")
+
+
+def _plain(h5py: Any, item: Any, name: str, state: FileState) -> LazyArray:
     if item.shape is None:
         raise RecordingError(f"{name} holds nothing.")
     if (text := h5py.check_string_dtype(item.dtype)) is not None:
@@ -152,10 +172,11 @@ def _plain(h5py: Any, item: Any, name: str) -> LazyArray:
     if not item.shape:
         return _of_value(name, native(np.asarray(item[()])))
     read = _reopened(item, name, lambda found, first, last: native(found[first:last]))
-    return LazyArray(name, item.shape, dtype, read)
+    mapped = _mapped(h5py, item, name, state, is_turned=False)
+    return LazyArray(name, item.shape, dtype, read, mapped)
 
 
-def _matlab(item: Any, name: str) -> LazyArray:
+def _matlab(h5py: Any, item: Any, name: str, state: FileState) -> LazyArray:
     """Axes in MATLAB's order, complex numbers of two parts, text of character codes."""
     if item.shape is None or item.attrs.get("MATLAB_empty", 0):
         raise RecordingError(f"{name} is empty.")
@@ -179,7 +200,8 @@ def _matlab(item: Any, name: str) -> LazyArray:
             part.real, part.imag = real, imaginary
         return native(np.ascontiguousarray(part.T))
 
-    return LazyArray(name, shape, dtype, _reopened(item, name, read))
+    mapped = _mapped(h5py, item, name, state, is_turned=True) if shape else None
+    return LazyArray(name, shape, dtype, _reopened(item, name, read), mapped)
 
 
 def _complex_dtype(pair: np.dtype) -> np.dtype:

@@ -121,6 +121,7 @@ def _with_rank(array: LazyArray, rank: int) -> LazyArray:
             array,
             shape=shape,
             read=lambda first, last: array.read(first, last).reshape(-1, *shape[1:]),
+            mapped=array.mapped and replace(array.mapped, shape=shape),
         )
     long = [length for length in array.shape if length != 1]
     if array.dtype.kind == "U" or len(long) > rank:
