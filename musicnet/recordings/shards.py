@@ -53,10 +53,6 @@ class _Part:
     good: tuple[int, ...]
     faults: dict[int, str]
 
-    def lines(self, numbers: Sequence[int]) -> np.ndarray:
-        self.state.check()  # what is read later must be what was looked at
-        return self.y.lines(numbers)
-
 
 def read_recording(
     path: Path, limit: int | None = None, max_bad_share: float = 0.0
@@ -166,15 +162,16 @@ def _reader(parts: Sequence[_Part]) -> Callable[[Sequence[int]], Tensor]:
     """Gives y of good scenes, which are counted through all files."""
     owners = np.repeat(np.arange(len(parts)), [len(part.good) for part in parts])
     numbers = np.concatenate([np.array(part.good, dtype=np.int64) for part in parts])
-    lines = [part.lines for part in parts]
+    places = [(part.state, part.y) for part in parts]
     shape = parts[0].y.shape[1:]
 
     def received(scenes: Sequence[int]) -> Complex[Tensor, "scene block row"]:
         y = np.empty((len(scenes), *shape), np.complex64)
         owner, own = owners[list(scenes)], numbers[list(scenes)]
         for part in np.unique(owner):
-            is_mine = owner == part
-            y[is_mine] = lines[part](own[is_mine].tolist())
+            is_mine, (state, array) = owner == part, places[part]
+            state.check()  # what is read now must be what was looked at
+            y[is_mine] = array.lines(own[is_mine].tolist())
         return torch.from_numpy(y)
 
     return received
