@@ -151,7 +151,7 @@ def reading(folder: Path, n_scenes: int, n_batches: int) -> Iterator[Row]:
             array = store.arrays["y"]
         ways: dict[str, Callable[[Sequence[int]], np.ndarray]] = {
             "mapped": array.lines,
-            "sought": replace(array, mapped=None).lines,
+            "sought": replace(array, mapped=None, pick=None).lines,
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         for batch in batches:

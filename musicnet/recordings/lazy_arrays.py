@@ -25,6 +25,7 @@ class LazyArray:
         dtype: in the byte order of this machine.
         read: gives lines from one number to another; of an array without axes, everything.
         mapped: the same where it lies in the file as it is.
+        pick: gives lines by number, where that is cheaper than reading one after the other.
         is_held: whether all of it is in memory.
     """
 
@@ -33,6 +34,7 @@ class LazyArray:
     dtype: np.dtype
     read: Callable[[int, int], np.ndarray]
     mapped: MappedArray | None = None
+    pick: Callable[[Sequence[int]], np.ndarray] | None = None
     is_held: bool = False
 
     @property
@@ -70,6 +72,8 @@ class LazyArray:
         """
         if self.mapped is not None:
             return self.mapped.lines(numbers)
+        if self.pick is not None:
+            return self.pick(numbers)
         return np.concatenate([self.read(number, number + 1) for number in numbers])
 
     @property

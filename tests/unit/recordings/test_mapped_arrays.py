@@ -57,6 +57,15 @@ FORMATS = {
 }
 
 
+def test_axes_that_matlab_dropped_come_back(tmp_path):
+    for name, options in (("whole", {}), ("packed", {"compression": "gzip"})):
+        matlab(tmp_path / name, Y[..., 0], **options)
+        with open_store(tmp_path / name) as store:
+            array = observation_arrays(store)["y"]
+        assert array.shape == (7, 5, 1)
+        assert np.array_equal(array.lines([3, 1]), Y[[3, 1], :, :1])
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_lines_are_those_of_the_array_whether_mapped_or_read(name, tmp_path):
     write, options, is_mapped = FORMATS[name]
