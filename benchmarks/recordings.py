@@ -47,6 +47,8 @@ from musicnet.scene.sources import Sources
 HONEST = (0.8, 1.25)
 """Between which the mean squared normalised error must lie."""
 
+_CAP_SHARE, _FAR_CAP = 0.6, 3.0  # of the farthest range, and of unit vectors: as elsewhere
+
 Row = dict[str, Any]
 
 
@@ -81,13 +83,14 @@ def judged(scenes: Sequence[Row], recording: ObservationFile) -> Row:
     xyz, std = (_numbers(scenes, prefix) for prefix in ("", "std_"))
     theirs = truth.xyz.double()
     distance = torch.linalg.vector_norm(theirs[:, :, None] - xyz[:, None], dim=-1)
-    found = match_by(distance, xyz.isfinite().all(-1), truth.resolved)
+    is_far = recording.field == "far"
+    cap = _FAR_CAP if is_far else _CAP_SHARE * recording.range_m[1]
+    found = match_by(distance, xyz.isfinite().all(-1), truth.resolved, cap)
     index = found.estimate_index.clamp_min(0)[..., None].expand(*theirs.shape)
     offset, spread = xyz.gather(1, index) - theirs, std.gather(1, index)
     error = torch.linalg.vector_norm(offset, dim=-1)
     near = found.matched & (error <= OUTLIER_FACTOR * _deviations(recording, truth))
     surprise = (offset / spread).square()[near]
-    is_far = recording.field == "far"
     if is_far:
         turned = wrap_angle(angles(from_xyz(xyz.gather(1, index)))[0] - angles(from_xyz(theirs))[0])
         error = turned.abs().rad2deg()
