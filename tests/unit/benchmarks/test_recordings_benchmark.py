@@ -45,6 +45,9 @@ def test_figures_of_answers_are_those_that_were_made(recordings):
     assert (figures["scenes"], figures["count_right"], figures["outliers"]) == (48, 1.0, 0.0)
     assert figures["rmse"] == pytest.approx(std * 3**0.5, rel=0.1)
     assert figures["nees"] == pytest.approx(1.0, abs=0.15)
+    assert figures["nees_of_position"] == pytest.approx(figures["nees"])
+    low, high = figures["nees_interval"]
+    assert low < figures["nees"] < high < low + 0.5
     boasting = recordings.judged(answered(recording, std, 0.5), recording)
     assert boasting["nees"] == pytest.approx(4.0 * figures["nees"])
 
