@@ -195,6 +195,7 @@ class MusicCLI(LightningCLI):
             return
         before, now = self.taken_up.origin.data_hash, self.datamodule.recording.sha256
         if before != now:
+            self.release()
             raise ConfigurationError(
                 f"data.init_args.path must be the file that the run began with: got "
                 f"{self.datamodule.path} with sha256 {now}, not {before}. Restore it."

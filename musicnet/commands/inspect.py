@@ -38,7 +38,9 @@ def run(argv: Sequence[str]) -> int:
         if arguments.write_manifest:
             shards = write_manifest(path)
             n_scenes = sum(shard.n_scenes for shard in shards)
-            print(f"{len(shards)} shards, {n_scenes} scenes: {path / NAME}")
+            n_bad = sum(len(shard.bad_scenes or ()) for shard in shards)
+            bad = f", {n_bad} of them bad" if n_bad else ""
+            print(f"{len(shards)} shards, {n_scenes} scenes{bad}: {path / NAME}")
             return 0
         files = [place for place, _ in read_manifest(path)] if path.is_dir() else [path]
         kinds = check_options(files, arguments)

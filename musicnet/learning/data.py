@@ -10,7 +10,7 @@ import torch
 from typing_extensions import override
 
 from musicnet.learning.batches import PlannedData, SceneBatch, Split
-from musicnet.learning.recorded_scene import check_recording
+from musicnet.learning.recorded_scene import check_recording, tell_left_out
 from musicnet.recordings.observation_files import ObservationFile
 from musicnet.recordings.shards import read_recording
 from musicnet.scene.scene import Scene
@@ -151,7 +151,8 @@ class SceneData(PlannedData):
 class RecordedData(PlannedData):
     """Scenes of an observation file, or of all files of a folder with a manifest.
 
-    Training, validation and test look at the same ones.
+    Training, validation and test look at the same ones. Scenes that are bad are named once and left
+    out; which ones belongs to the hash of the data, so that a resumed run leaves out the same.
 
     Args:
         scene: the physics that the file must fit.
@@ -162,6 +163,7 @@ class RecordedData(PlannedData):
         passes_per_epoch: times that an epoch goes through the scenes.
         seed: of the order; None takes that of the run.
         n_workers: processes that hand out the keys of batches; no number depends on it.
+        max_bad_share: of all scenes that may be bad; more are refused, and 0 refuses any.
 
     Raises:
         ValueError: a size out of range; in `setup`, a file that does not fit.
@@ -179,13 +181,17 @@ class RecordedData(PlannedData):
         passes_per_epoch: int = 1,
         seed: int | None = None,
         n_workers: int = 0,
+        max_bad_share: float = 0.05,
     ) -> None:
         super().__init__(passes_per_epoch, seed, n_workers)
         _check_sizes({"n_scenes": 1 if n_scenes is None else n_scenes, "batch_size": batch_size})
+        if not 0.0 <= max_bad_share < 1.0:
+            raise ValueError(f"max_bad_share must be in [0, 1): got {max_bad_share}.")
         self.scene = scene
         self.path = path
         self.n_scenes = n_scenes
         self.batch_size = batch_size
+        self.max_bad_share = max_bad_share
 
     @property
     def is_fixed(self) -> bool:
@@ -196,7 +202,8 @@ class RecordedData(PlannedData):
     def setup(self, stage: str) -> None:
         """Reads the file, once."""
         if not hasattr(self, "recording"):
-            large = read_recording(Path(self.path), limit=self.n_scenes)
+            large = read_recording(Path(self.path), self.n_scenes, self.max_bad_share)
+            tell_left_out(large.left_out, large.known.n_scenes)
             check_recording(large.known, self.scene, self.path, self.n_scenes)
             self.recording, self._received = large.known, large.received
 

@@ -1,8 +1,11 @@
-"""Whether a recording was made in the scene that a network was built for."""
+"""Whether a recording was made in the scene that a network was built for, and what is amiss."""
 
+import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from musicnet.recordings.observation_files import ObservationFile
 from musicnet.scene.agreement import Difference, aperture_differences, wavelength_differences
@@ -10,6 +13,9 @@ from musicnet.scene.scene import Scene
 from musicnet.scene.sources import Bounds
 
 _ROUNDING = 1e-5  # of bounds, that a file may hold in single precision
+_MOST_NAMED = 20
+
+_logger = logging.getLogger(__name__)
 
 
 def check_recording(
@@ -46,6 +52,21 @@ def check_recording(
             f"{'; '.join(map(str, sector))}. Estimates stay in the scene's.",
             stacklevel=2,
         )
+
+
+@rank_zero_only
+def tell_left_out(bad: Sequence[str], n_kept: int) -> None:
+    """Names the scenes that are left out, and counts them; one process speaks for all.
+
+    Args:
+        bad: file, index and fault of each.
+        n_kept: scenes that are good.
+    """
+    for line in bad[:_MOST_NAMED]:
+        _logger.warning("%s; the scene is left out", line)
+    if bad:
+        more = f", {_MOST_NAMED} of which are named" if len(bad) > _MOST_NAMED else ""
+        _logger.warning("left out %d of %d scenes%s", len(bad), len(bad) + n_kept, more)
 
 
 def _refusal(path: str, differences: list[Difference]) -> str:

@@ -1,6 +1,8 @@
 """Whole recordings localised in one call: what `musicnet.read` and `musicnet.localize` are."""
 
+import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,20 @@ from musicnet.scene.sources import SearchRegion, Sources
 
 _METHODS_WITH_WEIGHTS = ("auto", "neural")
 
+_logger = logging.getLogger(__name__)
 
-def read_all(path: str | Path, *, array: str | None = None, **said: Any) -> ObservationFile:
-    """Reads a recording of any kind; every scene of it must be good.
+
+def read_all(
+    path: str | Path, *, array: str | None = None, leave_out_bad: bool = False, **said: Any
+) -> ObservationFile:
+    """Reads a recording of any kind.
 
     Args:
         path: a local file.
         array: where the sensors stand, as ``--array`` says it, where the file does not.
+        leave_out_bad: whether bad scenes are left out and logged, and the good ones kept; their
+            numbers and faults are in ``left_out`` of the answer. Else one bad scene refuses the
+            file.
         **said: what else the file does not say, see `musicnet.recordings.setup.Setup`.
 
     Returns:
@@ -35,14 +44,17 @@ def read_all(path: str | Path, *, array: str | None = None, **said: Any) -> Obse
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, says too little, or has a bad scene; one line.
+        ValueError: it is damaged, says too little, or has a bad scene (no good one where bad ones
+            are left out); one line.
     """
     setup = Setup(array=None if array is None else read_array(array), **said)
     with open_observations(path, setup) as stream:
         (chunk,) = stream.chunks(n_at_once=max(stream.n_scenes, 1))
-    if chunk.faults or chunk.recording is None:
+    if chunk.recording is None or (chunk.faults and not leave_out_bad):
         raise all_bad(stream.path, chunk.faults, stream.n_scenes)
-    return chunk.recording
+    for scene, reason in sorted(chunk.faults.items()):
+        _logger.warning("%s:%s (scene %d); the scene is left out", path, reason, scene)
+    return replace(chunk.recording, left_out=dict(sorted(chunk.faults.items())))
 
 
 def localize_all(

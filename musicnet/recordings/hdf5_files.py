@@ -1,17 +1,19 @@
-"""HDF5 files, read in parts; MATLAB's v7.3 files are HDF5 with conventions of their own.
+"""HDF5 files, read in parts or mapped; MATLAB's v7.3 files are HDF5 with conventions of their own.
 
 Nothing outside the file is followed: no link to another file, no storage in another file, no
 filter that would have to be loaded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from musicnet.recordings.archives import MAX_BYTES, RecordingError
+from musicnet.recordings.hdf5_words import read_word
 from musicnet.recordings.lazy_arrays import LazyArray, Store, native, sha256_of
+from musicnet.recordings.mapped_arrays import FileState, MappedArray
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512
@@ -38,7 +40,7 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
         ModuleNotFoundError: h5py is not installed.
     """
     h5py = _library()
-    sha256 = sha256_of(path)
+    state, sha256 = FileState.of(path), sha256_of(path)
     try:
         with h5py.File(path, "r") as file:
             is_matlab = file.userblock_size >= USER_BLOCK
@@ -49,7 +51,8 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
                 if isinstance(item, h5py.Dataset) and not key.startswith("#"):
                     name = f"{path}:{key}"
                     _check_storage(item, name, max_bytes)
-                    arrays[key] = _matlab(item, name) if is_matlab else _plain(h5py, item, name)
+                    make = _matlab if is_matlab else _plain
+                    arrays[key] = make(h5py, item, name, state)
     except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
@@ -118,48 +121,74 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def _reopened(
     item: Any, name: str, read: Callable[[Any, int, int], np.ndarray]
-) -> Callable[[int, int], np.ndarray]:
-    """Opens the file for each part: a folder may have more files than a process may hold open.
+) -> tuple[Callable[[int, int], np.ndarray], Callable[[Sequence[int]], np.ndarray]]:
+    """Lines from one number to another, and lines by number; the file is opened for each use.
 
-    Damage inside a data set is only seen when it is read.
+    A folder may have more files than a process may hold open. Damage inside a data set is only
+    seen when it is read.
     """
     path, key = item.file.filename, item.name
     h5py = _library()
 
-    def reading(first: int, last: int) -> np.ndarray:
+    def reading(parts: Sequence[tuple[int, int]]) -> np.ndarray:
         try:
             with h5py.File(path, "r") as file:
-                return read(file[key], first, last)
+                found = [read(file[key], first, last) for first, last in parts]
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise RecordingError(f"{name} cannot be read ({reason:.160}).") from error
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
-    return reading
+    return (
+        lambda first, last: reading([(first, last)]),
+        lambda numbers: reading([(number, number + 1) for number in numbers]),
+    )
 
 
-def _plain(h5py: Any, item: Any, name: str) -> LazyArray:
+def _mapped(
+    h5py: Any, item: Any, name: str, state: FileState, *, is_turned: bool
+) -> MappedArray | None:
+    """The numbers where they lie, if they lie in one piece and just as numpy would lay them."""
+    is_whole = item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+    is_known = item.id.get_type() == h5py.h5t.py_create(item.dtype, logical=True)
+    offset = item.id.get_offset()  # none where nothing was ever written
+    dtype = item.dtype
+    if dtype.names is not None:
+        half = np.dtype(f"f{dtype.itemsize // 2}")
+        is_known &= dtype == np.dtype([(part, half) for part in dtype.names])
+        dtype = _complex_dtype(dtype)
+    if not (is_whole and is_known) or offset is None or dtype.kind not in "fciu":
+        return None
+    shape = item.shape[::-1] if is_turned else item.shape
+    return MappedArray(name, state, offset, shape, dtype, "F" if is_turned else "C")
+
+
+def _plain(h5py: Any, item: Any, name: str, state: FileState) -> LazyArray:
     if item.shape is None:
         raise RecordingError(f"{name} holds nothing.")
     if (text := h5py.check_string_dtype(item.dtype)) is not None:
         if item.shape != ():
             raise RecordingError(f"{name} holds texts of shape {item.shape}, want a single one.")
-        value = item[()]
-        value = value.decode(text.encoding, "replace") if isinstance(value, bytes) else str(value)
+        is_long = text.length is None
+        word = read_word(item, state.path, name) if is_long else item[()]
+        value = word.decode(text.encoding, "replace")
         return _of_value(name, np.array(value))
     if item.dtype.hasobject:
         raise RecordingError(f"{name} holds objects; refused, want numbers.")
     dtype = item.dtype.newbyteorder("=")
     if not item.shape:
         return _of_value(name, native(np.asarray(item[()])))
-    read = _reopened(item, name, lambda found, first, last: native(found[first:last]))
-    return LazyArray(name, item.shape, dtype, read)
+    read, pick = _reopened(item, name, lambda found, first, last: native(found[first:last]))
+    mapped = _mapped(h5py, item, name, state, is_turned=False)
+    return LazyArray(name, item.shape, dtype, read, mapped, pick)
 
 
-def _matlab(item: Any, name: str) -> LazyArray:
+def _matlab(h5py: Any, item: Any, name: str, state: FileState) -> LazyArray:
     """Axes in MATLAB's order, complex numbers of two parts, text of character codes."""
-    if item.shape is None or item.attrs.get("MATLAB_empty", 0):
+    if item.shape is None or _attribute(item, "MATLAB_empty", 0):
         raise RecordingError(f"{name} is empty.")
-    if _text_of(item.attrs.get("MATLAB_class", b"")) == "char":
+    kind = _text_of(_attribute(item, "MATLAB_class", b""))
+    if kind == "char":
         if _size(item.shape) > USER_BLOCK:
             raise RecordingError(f"{name} has {_size(item.shape)} characters, want a word.")
         codes = np.asarray(item[()]).T.ravel(order="F")
@@ -167,7 +196,7 @@ def _matlab(item: Any, name: str) -> LazyArray:
     shape = item.shape[::-1]
     is_pair = item.dtype.names is not None and tuple(item.dtype.names) in _COMPLEX_PARTS
     if item.dtype.hasobject or (item.dtype.names is not None and not is_pair):
-        raise RecordingError(f"{name} is of class {item.attrs.get('MATLAB_class')}, want numbers.")
+        raise RecordingError(f"{name} is of class {kind!r:.80}, want numbers.")
     dtype = _complex_dtype(item.dtype) if is_pair else item.dtype.newbyteorder("=")
 
     def read(found: Any, first: int, last: int) -> np.ndarray:
@@ -179,7 +208,19 @@ def _matlab(item: Any, name: str) -> LazyArray:
             part.real, part.imag = real, imaginary
         return native(np.ascontiguousarray(part.T))
 
-    return LazyArray(name, shape, dtype, _reopened(item, name, read))
+    mapped = _mapped(h5py, item, name, state, is_turned=True) if shape else None
+    reading, pick = _reopened(item, name, read)
+    return LazyArray(name, shape, dtype, reading, mapped, pick)
+
+
+def _attribute(item: Any, key: str, default: Any) -> Any:
+    """What MATLAB notes beside a data set; never a text or list of variable length."""
+    if key not in item.attrs:
+        return default
+    note = item.attrs.get_id(key)
+    if note.dtype.hasobject or note.get_storage_size() > USER_BLOCK:
+        raise RecordingError(f"{item.name} has a {key} that is neither a number nor a word.")
+    return item.attrs[key]
 
 
 def _complex_dtype(pair: np.dtype) -> np.dtype:

@@ -1,7 +1,7 @@
 """Arrays of a file that are read in parts, so that a file may be larger than memory."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from musicnet.recordings.archives import MAX_BYTES, RecordingError, check_regular_file
+from musicnet.recordings.mapped_arrays import MappedArray
 
 _BLOCK = 1 << 20
 
@@ -23,12 +24,18 @@ class LazyArray:
         shape: of the whole.
         dtype: in the byte order of this machine.
         read: gives lines from one number to another; of an array without axes, everything.
+        mapped: the same where it lies in the file as it is.
+        pick: gives lines by number, where that is cheaper than reading one after the other.
+        is_held: whether all of it is in memory.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[int, int], np.ndarray]
+    mapped: MappedArray | None = None
+    pick: Callable[[Sequence[int]], np.ndarray] | None = None
+    is_held: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -49,6 +56,25 @@ class LazyArray:
                 f"{self.name} declares {self.n_bytes} bytes, the limit is {max_bytes}."
             )
         return self.read(0, self.shape[0] if self.shape else 1)
+
+    def lines(self, numbers: Sequence[int]) -> np.ndarray:
+        """Some lines along the first axis, from a map of the file where there is one.
+
+        Args:
+            numbers: of the lines, in any order; at least one.
+
+        Returns:
+            As many lines, which may be written on.
+
+        Raises:
+            OSError: the file cannot be read.
+            RecordingError: it has changed, or is damaged there.
+        """
+        if self.mapped is not None:
+            return self.mapped.lines(numbers)
+        if self.pick is not None:
+            return self.pick(numbers)
+        return np.concatenate([self.read(number, number + 1) for number in numbers])
 
     @property
     def stand_in(self) -> np.ndarray:
@@ -110,6 +136,7 @@ def in_memory(name: str, array: np.ndarray) -> LazyArray:
         array.shape,
         array.dtype,
         lambda start, stop: array[start:stop] if array.ndim else array,
+        is_held=True,
     )
 
 

@@ -20,6 +20,7 @@ FORMAT = "musicnet.manifest/1"
 _SUFFIXES = (".npz", ".h5", ".hdf5", ".mat")
 _LARGEST = 64 * 1024**2
 _KEYS = {"file": str, "sha256": str, "n_scenes": int}
+_BAD = "bad_scenes"
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Shard:
     Args:
         file: its name in the folder, with ``/`` between parts.
         sha256: of its content, in hexadecimal.
-        n_scenes: in it.
+        n_scenes: in it, good and bad.
+        bad_scenes: numbers of those that training leaves out; None where nobody has looked.
     """
 
     file: str
     sha256: str
     n_scenes: int
+    bad_scenes: tuple[int, ...] | None = None
 
 
 def write_manifest(folder: Path) -> list[Shard]:
@@ -55,7 +58,8 @@ def write_manifest(folder: Path) -> list[Shard]:
         if path.suffix.lower() in _SUFFIXES:
             with open_observations(path) as stream:
                 name = path.relative_to(folder).as_posix()
-                shards.append(Shard(name, stream.sha256, stream.n_scenes))
+                bad = sorted({scene for chunk in stream.chunks() for scene in chunk.faults})
+                shards.append(Shard(name, stream.sha256, stream.n_scenes, tuple(bad)))
     if not shards:
         raise RecordingError(f"{folder} holds no recordings ({', '.join(_SUFFIXES)}).")
     write_json(folder / NAME, {"format": FORMAT, "shards": [asdict(shard) for shard in shards]})
@@ -103,12 +107,17 @@ def read_manifest(folder: Path) -> list[tuple[Path, Shard]]:
 
 
 def _shard(path: Path, index: int, entry: Any) -> Shard:
-    is_whole = isinstance(entry, dict) and set(entry) == set(_KEYS)
+    is_whole = isinstance(entry, dict) and set(entry) - {_BAD} == set(_KEYS)
     if not is_whole or any(type(entry[key]) is not kind for key, kind in _KEYS.items()):
         raise RecordingError(
             f"{path}:shards[{index}] must hold {', '.join(_KEYS)}: got {entry!r:.80}."
         )
-    return Shard(**entry)
+    bad = entry.get(_BAD)
+    if bad is None:
+        return Shard(**{**entry, _BAD: None})
+    if not isinstance(bad, list) or any(type(scene) is not int for scene in bad):
+        raise RecordingError(f"{path}:shards[{index}] {_BAD} must be numbers: got {bad!r:.80}.")
+    return Shard(**{**entry, _BAD: tuple(sorted(set(bad)))})
 
 
 def _inside(folder: Path, shard: Shard, name: str) -> Path:

@@ -1,11 +1,10 @@
-"""Numpy's own files, read in parts: ``.npz`` archives and single ``.npy`` arrays."""
+"""Numpy's own files, read in parts or mapped: ``.npz`` archives and single ``.npy`` arrays."""
 
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from musicnet.recordings.archives import (
     read_header,
 )
 from musicnet.recordings.lazy_arrays import LazyArray, Store, in_memory, native, sha256_of
+from musicnet.recordings.mapped_arrays import FileState, MappedArray
 
 _BLOCK = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: mark, then lengths of name and extra
@@ -25,8 +25,8 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: mark, then lengths
 def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
     """Opens an archive, its checksums checked.
 
-    Members that are stored as they are can be read in parts, whatever their size; compressed ones
-    are read whole.
+    Members that are stored as they are can be read in parts and mapped, whatever their size;
+    compressed ones are read whole.
 
     Args:
         path: a local file.
@@ -39,7 +39,7 @@ def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
         OSError: the file cannot be read.
         RecordingError: it is damaged, too large, or holds pickled objects.
     """
-    sha256 = sha256_of(path)
+    state, sha256 = FileState.of(path), sha256_of(path)
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -54,7 +54,7 @@ def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 _check_member(archive, member)
-                arrays[key] = _member(archive, path, file, member, f"{path}:{key}")
+                arrays[key] = _member(archive, state, file, member, f"{path}:{key}")
         except (
             *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
             *(UnicodeDecodeError, OverflowError),
@@ -79,10 +79,10 @@ def open_npy(path: Path) -> Store:
         OSError: the file cannot be read.
         RecordingError: it is damaged, or holds pickled objects.
     """
-    sha256 = sha256_of(path)
+    state, sha256 = FileState.of(path), sha256_of(path)
     with path.open("rb") as file:
-        header = read_header(file.read(HEADER_BYTES), str(path), path.stat().st_size)
-    return Store(path, "npy", {"y": _in_parts(path, header, 0, str(path))}, sha256)
+        header = read_header(file.read(HEADER_BYTES), str(path), state.n_bytes)
+    return Store(path, "npy", {"y": _in_parts(state, header, 0, str(path))}, sha256)
 
 
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
@@ -96,61 +96,52 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
 
 
 def _member(
-    archive: zipfile.ZipFile, path: Path, file: BinaryIO, member: zipfile.ZipInfo, name: str
+    archive: zipfile.ZipFile, state: FileState, file: BinaryIO, member: zipfile.ZipInfo, name: str
 ) -> LazyArray:
     with archive.open(member) as content:
         header = read_header(content.read(HEADER_BYTES), name, member.file_size)
-    if member.compress_type == zipfile.ZIP_STORED and not header.is_fortran:
+    if member.compress_type == zipfile.ZIP_STORED:
         file.seek(member.header_offset)
         mark, n_name, n_extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         if mark != b"PK\3\4":
             raise zipfile.BadZipFile(f"{member.filename} is not where it should be")
         start = member.header_offset + _LOCAL_HEADER.size + n_name + n_extra
-        return _in_parts(path, header, start, name)
+        return _in_parts(state, header, start, name)
     packed = archive.read(member)[header.offset :]
     array = np.frombuffer(packed, header.dtype, _count(header.shape))
-    return in_memory(name, _shaped(array, header))
+    order: Literal["F", "C"] = "F" if header.is_fortran else "C"
+    return in_memory(name, array.reshape(header.shape, order=order))
 
 
-def _in_parts(path: Path, header: Header, start: int, name: str) -> LazyArray:
+def _in_parts(state: FileState, header: Header, start: int, name: str) -> LazyArray:
     """Lines of an array at some place of a file, which is opened for each of them.
 
     A folder may have more files than a process may hold open.
     """
-    begin = start + header.offset
-
-    def content_of(place: int, n_bytes: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(place)
-            content = file.read(n_bytes)
-        if len(content) != n_bytes:
-            raise RecordingError(f"{name} has become shorter while it was read.")
-        return content
-
-    native_dtype = header.dtype.newbyteorder("=")
-    if header.is_fortran and len(header.shape) > 1:
-
-        def whole() -> np.ndarray:
-            content = content_of(begin, _count(header.shape) * header.dtype.itemsize)
-            return native(_shaped(np.frombuffer(content, header.dtype), header))
-
-        return LazyArray(name, header.shape, native_dtype, _lines_of(whole))
+    begin, native_dtype = start + header.offset, header.dtype.newbyteorder("=")
+    is_turned = header.is_fortran and len(header.shape) > 1
+    mapped = MappedArray(name, state, begin, header.shape, header.dtype, "F" if is_turned else "C")
+    if is_turned:  # no line lies in one piece
+        return LazyArray(
+            name,
+            header.shape,
+            native_dtype,
+            lambda first, last: mapped.lines(range(first, last)),
+            mapped,
+        )
 
     def read(first: int, last: int) -> np.ndarray:
         shape = (last - first, *header.shape[1:]) if header.shape else ()
         line = _count(header.shape[1:]) * header.dtype.itemsize
-        content = content_of(begin + first * line, _count(shape) * header.dtype.itemsize)
+        n_bytes = _count(shape) * header.dtype.itemsize
+        with state.path.open("rb") as file:
+            file.seek(begin + first * line)
+            content = file.read(n_bytes)
+        if len(content) != n_bytes:
+            raise RecordingError(f"{name} has become shorter while it was read.")
         return native(np.frombuffer(content, header.dtype).reshape(shape))
 
-    return LazyArray(name, header.shape, native_dtype, read)
-
-
-def _lines_of(whole: Callable[[], np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    return lambda first, last: whole()[first:last]
-
-
-def _shaped(numbers: np.ndarray, header: Header) -> np.ndarray:
-    return numbers.reshape(header.shape, order="F" if header.is_fortran else "C")
+    return LazyArray(name, header.shape, native_dtype, read, mapped)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -4,6 +4,7 @@ The format is ``musicnet.observations/1``, an ``.npz`` with the keys of `FORMAT_
 ranges have their units in their names there; inside, sources are (u, v, inverse range).
 """
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ class ObservationFile:
         range_m: nearest and farthest range to search; infinite in the far field.
         truth: the true sources, where they are known.
         sha256: of the file, in hexadecimal.
+        left_out: number in the file of each bad scene that is not here, and what is wrong with it.
     """
 
     y: Complex[Tensor, "scene block row"]
@@ -67,6 +69,7 @@ class ObservationFile:
     range_m: tuple[float, float]
     truth: Sources | None
     sha256: str
+    left_out: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def n_scenes(self) -> int:
@@ -82,6 +85,17 @@ class ObservationFile:
             operator_index=self.operator_index[some],
             noise_power=self.noise_power[some],
             truth=truth,
+        )
+
+    def first(self, n_scenes: int) -> "ObservationFile":
+        """The same with the first scenes alone; what holds nothing goes on holding nothing."""
+        return replace(
+            self,
+            y=self.y[:n_scenes],
+            operator_index=self.operator_index[:n_scenes],
+            noise_power=self.noise_power[:n_scenes],
+            truth=self.truth
+            and Sources(self.truth.parameters[:n_scenes], self.truth.resolved[:n_scenes]),
         )
 
     @property

@@ -1,10 +1,11 @@
 """Recordings to learn from: one file, or all files of a folder with a manifest, as one.
 
-Scenes are read when they are asked for: a folder may be larger than memory.
+Scenes are taken from the files when they are asked for, from maps of them where their format allows
+it: a folder may be larger than memory. Bad scenes are left out, if they are few.
 """
 
 import hashlib
-from bisect import bisect_right
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -15,9 +16,11 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
-from musicnet.recordings.archives import RecordingError
-from musicnet.recordings.manifests import read_manifest
-from musicnet.recordings.observation_files import ObservationFile, read_observations
+from musicnet.recordings.archives import MAX_BYTES, RecordingError
+from musicnet.recordings.lazy_arrays import LazyArray
+from musicnet.recordings.manifests import NAME, Shard, read_manifest
+from musicnet.recordings.mapped_arrays import FileState
+from musicnet.recordings.observation_files import ObservationFile
 from musicnet.recordings.streams import ObservationStream, all_bad, open_observations
 from musicnet.scene.sources import Sources
 
@@ -26,68 +29,152 @@ _SHARED = ("wavelength", "field", "azimuth_deg", "elevation_deg", "range_m")
 
 @dataclass(frozen=True)
 class LargeRecording:
-    """A recording whose numbers are read when they are asked for.
+    """A recording whose numbers are taken from its files when they are asked for.
 
     Args:
-        known: everything but what was received: its ``y`` has the right shape and holds nothing.
-        received: gives y of some scenes, by number.
+        known: everything but what was received, of the good scenes: its ``y`` has the right shape
+            and holds nothing. Its hash covers which scenes were left out.
+        received: gives y of some good scenes, by number.
+        left_out: file, index and fault of every bad scene, a line each.
     """
 
     known: ObservationFile
     received: Callable[[Sequence[int]], Complex[Tensor, "scene block row"]]
+    left_out: tuple[str, ...] = ()
 
 
-def read_recording(path: Path, limit: int | None = None) -> LargeRecording:
-    """Opens a file, or a folder with a manifest, every scene of which is good.
+@dataclass(frozen=True)
+class _Part:
+    """One file: what is known of its good scenes, and where the rest lies."""
+
+    state: FileState
+    y: LazyArray
+    known: ObservationFile
+    good: tuple[int, ...]
+    faults: dict[int, str]
+
+
+def read_recording(
+    path: Path, limit: int | None = None, max_bad_share: float = 0.0
+) -> LargeRecording:
+    """Opens a file, or a folder with a manifest, and looks at every scene once.
 
     Args:
         path: of either.
-        limit: most scenes to keep, from the first on; None keeps all. All are checked.
+        limit: most good scenes to keep, from the first on; None keeps all. All are checked.
+        max_bad_share: of the scenes of all files that may be bad; they are left out.
 
     Returns:
         The recording.
 
     Raises:
         OSError: a file cannot be read.
-        RecordingError: a file is damaged, a scene is bad, or files do not fit together.
+        RecordingError: a file is damaged, too many scenes are bad, or files do not fit together.
     """
-    if not path.is_dir():
-        recording = read_observations(path, limit)
-        return LargeRecording(recording, lambda scenes: recording.y[list(scenes)])
-    parts: list[ObservationFile] = []
-    streams: list[ObservationStream] = []
-    for place, _ in read_manifest(path):
-        # observation files are opened anew for each part that is read
+    parts: list[_Part] = []
+    listed = read_manifest(path) if path.is_dir() else [(path, None)]
+    for place, entry in listed:
+        state = FileState.of(place)
+        # files are opened anew for what is read later: a process may not hold so many open
         with open_observations(place) as stream:
-            streams.append(stream)
-            parts.append(_checked(stream, parts[0] if parts else None))
-    known = _together(parts, path)
-    ends = list(accumulate(stream.n_scenes for stream in streams))
+            part = _checked(stream, state)
+            if entry is not None:
+                _check_listed(stream, part, entry)
+        if parts:
+            _check_alike(place, part.known, parts[0].known)
+        parts.append(part)
+    _check_bad(parts, max_bad_share)
+    _check_held(parts, path)
+    known = _together([part.known for part in parts], path)
+    if not path.is_dir():
+        known = replace(known, sha256=parts[0].known.sha256)
+    left_out = [sorted(part.faults.items()) for part in parts]
+    if any(left_out):
+        numbers = json.dumps([[scene for scene, _ in one] for one in left_out])
+        all_of_it = f"{known.sha256}{numbers}".encode()
+        known = replace(known, sha256=hashlib.sha256(all_of_it).hexdigest())
+    if limit is not None:
+        known = known.first(limit)
+    return LargeRecording(
+        known,
+        _reader(parts),
+        tuple(
+            f"{part.state.path}:{reason} (scene {scene})"
+            for part, some in zip(parts, left_out, strict=True)
+            for scene, reason in some
+        ),
+    )
+
+
+def _checked(stream: ObservationStream, state: FileState) -> _Part:
+    """All of a file but what it received, which is looked at and forgotten."""
+    noise, good, faults = [], list[int](), dict[int, str]()
+    for chunk in stream.chunks():
+        faults |= chunk.faults
+        good += chunk.good
+        if chunk.recording is not None:
+            noise.append(chunk.recording.noise_power)
+    known = stream.whole_but_received(good, torch.cat(noise) if noise else torch.empty(0))
+    return _Part(state, stream.y, known, tuple(good), faults)
+
+
+def _check_listed(stream: ObservationStream, part: _Part, entry: Shard) -> None:
+    """A shard is what the manifest says, also when it is opened again."""
+    if stream.sha256 != entry.sha256:
+        raise RecordingError(f"{stream.path} has changed since it was opened.")
+    if stream.n_scenes != entry.n_scenes:
+        raise RecordingError(
+            f"{stream.path} holds {stream.n_scenes} scenes, {NAME} says {entry.n_scenes}."
+        )
+    bad = sorted(part.faults)
+    if entry.bad_scenes is not None and list(entry.bad_scenes) != bad:
+        raise RecordingError(
+            f"{stream.path} has the bad scenes {bad!s:.80}, {NAME} says "
+            f"{list(entry.bad_scenes)!s:.80}. Write the manifest anew."
+        )
+
+
+def _check_bad(parts: Sequence[_Part], max_bad_share: float) -> None:
+    n_bad = sum(len(part.faults) for part in parts)
+    n_scenes = n_bad + sum(len(part.good) for part in parts)
+    if n_bad > max_bad_share * n_scenes or n_bad == n_scenes:
+        first = next(part for part in parts if part.faults)
+        raise all_bad(
+            first.state.path,
+            first.faults,
+            n_scenes,
+            f"{n_bad} of {n_scenes}, max_bad_share={max_bad_share:g} allows "
+            f"{int(max_bad_share * n_scenes)}",
+        )
+
+
+def _check_held(parts: Sequence[_Part], path: Path) -> None:
+    """What is compressed as a whole can only be held as a whole."""
+    held = sum(part.y.n_bytes for part in parts if part.y.is_held)
+    if held > MAX_BYTES:
+        raise RecordingError(
+            f"{path} expands to {held} bytes, the limit is {MAX_BYTES}. Store y uncompressed, as "
+            "python -m musicnet convert does."
+        )
+
+
+def _reader(parts: Sequence[_Part]) -> Callable[[Sequence[int]], Tensor]:
+    """Gives y of good scenes, which are counted through all files."""
+    owners = np.repeat(np.arange(len(parts)), [len(part.good) for part in parts])
+    numbers = np.concatenate([np.array(part.good, dtype=np.int64) for part in parts])
+    places = [(part.state, part.y) for part in parts]
+    shape = parts[0].y.shape[1:]
 
     def received(scenes: Sequence[int]) -> Complex[Tensor, "scene block row"]:
-        lines = []
-        for scene in scenes:
-            number = bisect_right(ends, scene)
-            own = scene - (ends[number - 1] if number else 0)
-            lines.append(streams[number].y.read(own, own + 1).astype(np.complex64))
-        return torch.from_numpy(np.concatenate(lines))
+        y = np.empty((len(scenes), *shape), np.complex64)
+        owner, own = owners[list(scenes)], numbers[list(scenes)]
+        for part in np.unique(owner):
+            is_mine, (state, array) = owner == part, places[part]
+            state.check()  # what is read now must be what was looked at
+            y[is_mine] = array.lines(own[is_mine].tolist())
+        return torch.from_numpy(y)
 
-    if limit is not None:
-        known = known.scenes(torch.arange(known.n_scenes) < limit)
-    return LargeRecording(known, received)
-
-
-def _checked(stream: ObservationStream, first: ObservationFile | None) -> ObservationFile:
-    """All of a shard but what it received, which is looked at and forgotten."""
-    noise = []
-    for chunk in stream.chunks():
-        if chunk.faults or chunk.recording is None:
-            raise all_bad(stream.path, chunk.faults, stream.n_scenes)
-        noise.append(chunk.recording.noise_power)
-    whole = stream.whole_but_received(torch.cat(noise))
-    if first is not None:
-        _check_alike(stream.path, whole, first)
-    return whole
+    return received
 
 
 def _check_alike(path: Path, head: ObservationFile, first: ObservationFile) -> None:
@@ -123,7 +210,7 @@ def _together(parts: Sequence[ObservationFile], folder: Path) -> ObservationFile
     n_scenes = sum(part.n_scenes for part in parts)
     return replace(
         parts[0],
-        y=parts[0].y[:1].expand(n_scenes, -1, -1),
+        y=torch.zeros((), dtype=torch.complex64).expand(n_scenes, *parts[0].y.shape[1:]),
         operator=torch.cat([part.operator for part in parts]),
         operator_index=torch.cat(
             [part.operator_index + start for part, start in zip(parts, starts, strict=True)]

@@ -119,10 +119,13 @@ def _with_rank(array: LazyArray, rank: int) -> LazyArray:
         shape = (*array.shape, *[1] * missing)
         if not missing:
             return array
+        pick = array.pick
         return replace(
             array,
             shape=shape,
             read=lambda first, last: array.read(first, last).reshape(-1, *shape[1:]),
+            mapped=array.mapped and replace(array.mapped, shape=shape),
+            pick=pick and (lambda numbers: pick(numbers).reshape(-1, *shape[1:])),
         )
     long = [length for length in array.shape if length != 1]
     if array.dtype.kind == "U" or len(long) > rank:

@@ -1,7 +1,7 @@
 """Recordings scene by scene: files larger than memory, and bad scenes that harm only themselves."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -88,22 +88,26 @@ class ObservationStream:
         known["noise_power"] = np.ones(1, np.float32)
         return assemble(self.path, known, self.sha256)
 
-    def whole_but_received(self, noise_power: Float[Tensor, " scene"]) -> ObservationFile:
+    def whole_but_received(
+        self, good: Sequence[int], noise_power: Float[Tensor, " scene"]
+    ) -> ObservationFile:
         """Everything in memory but y, which has its shape and holds nothing.
 
         Args:
-            noise_power: of each scene.
+            good: numbers of the scenes to keep.
+            noise_power: of each of them.
 
         Returns:
-            The recording of all scenes.
+            The recording of those scenes.
         """
         labels, field = self.known.get("truth_xyz"), self.head.field
+        kept = np.array(good, dtype=np.int64)
         return replace(
             self.head,
-            y=self.head.y.expand(self.n_scenes, -1, -1),
-            operator_index=torch.from_numpy(self.known["operator_index"].astype(np.int64)),
+            y=torch.zeros((), dtype=torch.complex64).expand(len(kept), *self.y.shape[1:]),
+            operator_index=torch.from_numpy(self.known["operator_index"][kept].astype(np.int64)),
             noise_power=noise_power,
-            truth=None if labels is None else labels_of(labels, field),
+            truth=None if labels is None else labels_of(labels[kept], field),
         )
 
     @cached_property
@@ -206,15 +210,18 @@ def stream_of(store: Store) -> ObservationStream:
     return ObservationStream(path, store.kind, store.sha256, store.rate_hz, y, known)
 
 
-def all_bad(path: Path, found: dict[int, str], n_scenes: int) -> RecordingError:
+def all_bad(
+    path: Path, found: Mapping[int, str], n_scenes: int, count: str | None = None
+) -> RecordingError:
     """What to say of a file that is refused for its scenes.
 
     Args:
         path: names the file.
         found: what is wrong with some of them.
         n_scenes: that were looked at.
+        count: how many are bad, in words; None says that of those that were found.
 
     Returns:
         To be raised.
     """
-    return RecordingError(f"{path}:{found[min(found)]} ({len(found)} of {n_scenes}).")
+    return RecordingError(f"{path}:{found[min(found)]} ({count or f'{len(found)} of {n_scenes}'}).")

@@ -17,11 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import train
 from musicnet.learning.module import MusicNet
+from musicnet.recordings.manifests import write_manifest
 from musicnet.records import atomic_files
 from musicnet.records.append_log import read_rows
 from musicnet.records.provenance import read_provenance
@@ -264,6 +266,50 @@ def test_another_recording_under_the_same_name_is_refused(
     answer = hydra_door(*words, "resume=auto")
     assert (answer.exit_code, answer.new) == (1, [])
     assert "must be the file that the run began with" in answer.err
+
+
+@pytest.mark.slow
+def test_a_recorded_run_goes_on_with_the_same_scenes_or_not_at_all(
+    hydra_door: Callable[..., Any],
+    break_off: Callable[[int | None], None],
+    tmp_path: Path,
+    runs: Path,
+) -> None:
+    """A folder of two files, one of which has a bad scene; other workers than the whole run's."""
+    folder = tmp_path / "heard"
+    folder.mkdir()
+    source = ROOT / "tests" / "data" / "ris_pilot_48.npz"
+    shutil.copy(source, folder / "a.npz")
+    with np.load(source) as archive:
+        arrays = dict(archive)
+    arrays["y"][7] = np.nan
+    np.savez(folder / "b.npz", **arrays)
+    write_manifest(folder)
+    words = ("data=recorded", f"data.init_args.path={folder}", "data.init_args.n_scenes=null")
+    words += SAVING[1:]
+    whole = hydra_door(*words)
+    assert whole.exit_code in (0, 3), whole.err
+    named = f"{folder}/b.npz:y is not finite at index (7, 0, 0) (scene 7); the scene is left out"
+    assert whole.out.count(named) == 1
+    assert whole.out.count("left out 1 of 96 scenes") == 1
+    break_off(3)
+    with pytest.raises(BrokenOffError):
+        hydra_door(*words, "data.init_args.n_workers=2")
+    break_off(None)
+    (broken,) = set(runs.glob("overfit/*")) - {whole.run}
+    kept, listed = (folder / "b.npz").read_bytes(), (folder / "manifest.json").read_bytes()
+    arrays["y"][8] = np.nan
+    np.savez(folder / "b.npz", **arrays)
+    write_manifest(folder)
+    answer = hydra_door(*words, "data.init_args.n_workers=2", "resume=auto")
+    assert (answer.exit_code, answer.new) == (1, [])
+    assert "must be the file that the run began with" in answer.err
+    (folder / "b.npz").write_bytes(kept)
+    (folder / "manifest.json").write_bytes(listed)
+    answer = hydra_door(*words, "data.init_args.n_workers=2", "resume=auto")
+    assert (answer.exit_code, answer.new) == (whole.exit_code, []), answer.err
+    assert same(state(broken), state(whole.run))
+    assert rows(broken) == rows(whole.run)
 
 
 @pytest.mark.parametrize("words", [(), ("callbacks.savepoints=null",)])

@@ -401,3 +401,47 @@ def test_a_source_at_infinity_has_no_place_among_near_ones():
         assert source["std_azimuth_deg"] is not None
         for name in ("x", "y", "z", "std_x", "std_y", "std_z", "std_range_m"):
             assert source[name] is None
+
+
+def grazing(folder):
+    """Six scenes of a line: along it, on both sides, and such as nobody can tell apart."""
+    with np.load(FAR) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    lot = np.random.default_rng(0)
+    x = arrays["element_positions"][:, 0] * 2.0 * np.pi / arrays["wavelength"]
+    y = 0.3 * (lot.normal(size=(6, 50, 8)) + 1j * lot.normal(size=(6, 50, 8)))
+    for scene, u in enumerate((1.0, 0.999, 0.99, -0.995, 0.2)):
+        heard = np.exp(1j * (u * x + lot.uniform(0, 2 * np.pi, (50, 1))))
+        y[scene] += heard
+    for key in ("truth_xyz", "snr_db", "coherent"):
+        del arrays[key]
+    arrays |= {
+        "y": y.astype(np.complex64),
+        "operator_index": np.zeros(6, np.int32),
+        "noise_power": np.full(6, 0.18, np.float32),
+    }
+    np.savez(folder / "grazing.npz", **arrays)
+    return folder / "grazing.npz"
+
+
+@pytest.mark.parametrize("method", ["nomp", "music"])
+def test_every_resolved_row_says_how_sure_its_angles_are(method, tmp_path):
+    """At grazing incidence a derivative is infinite, or says thousands of degrees."""
+    path, words = grazing(tmp_path), ("--method", method, "--n-sources", "3")
+    tree = answer(tmp_path, path, *words)
+    table = tmp_path / "positions.csv"
+    assert command.run([str(path), *words, "--output", str(table)]) == 0
+    with table.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = [source for scene in tree["scenes"] for source in scene["sources"]]
+    assert sum(row["resolved"] for row in rows) >= 6
+    for row, line in zip(rows, lines, strict=True):
+        names = [name for name in row if name.startswith("std_")]
+        for name in names:
+            assert line[name] == ("" if row[name] is None else str(row[name]))
+        if row["resolved"]:
+            for angle in ("azimuth", "elevation"):
+                assert 0.0 <= row[f"std_{angle}_deg"] <= 180.0 / math.sqrt(12.0) + 1e-4
+            assert all(0.0 <= row[f"std_{axis}"] <= 0.578 for axis in "xyz")
+        else:
+            assert all(row[name] is None for name in names)

@@ -135,3 +135,14 @@ def test_a_manifest_lists_a_folder_that_can_then_be_localised(tmp_path, capsys):
     assert localize.run([str(tmp_path), *words]) == 0
     scenes = json.loads(target.read_text())["scenes"]
     assert [Path(one["file"]).name for one in scenes] == ["a.h5"] * 24 + ["b.npz"] * 24
+
+
+def test_a_manifest_counts_the_scenes_that_are_bad(tmp_path, capsys):
+    with np.load(FAR) as archive:
+        arrays = dict(archive)
+    arrays["y"][[3, 9], 0, 0] = np.nan
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert inspect.run([str(tmp_path), "--write-manifest"]) == 0
+    assert capsys.readouterr().out.startswith("1 shards, 24 scenes, 2 of them bad: ")
+    (shard,) = json.loads((tmp_path / "manifest.json").read_text())["shards"]
+    assert shard["bad_scenes"] == [3, 9]

@@ -220,8 +220,15 @@ def test_a_source_outside_the_region_is_refused_by_number(recorded, recording):
     parameters[7, 0] = torch.tensor([0.95, 0.0, 1.0])
     with pytest.raises(ValueError, match=r"truth_xyz is outside .*azimuth_deg .* index \(7, 0\)"):
         recorded(
-            recording=replace(recording, truth=replace(recording.truth, parameters=parameters))
+            recording=replace(recording, truth=replace(recording.truth, parameters=parameters)),
+            max_bad_share=0.0,
         )
+
+
+def test_a_share_of_bad_scenes_must_be_a_share(recorded):
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"max_bad_share must be in \[0, 1\): got"):
+            recorded(max_bad_share=share)
 
 
 def test_labels_without_any_source_are_refused(recorded, recording):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from musicnet.coordinates import angles
+from musicnet.coordinates import angles, to_xyz
 from musicnet.estimation.bounds import deterministic_bound, position_bound
 from musicnet.estimation.likelihood import fit_amplitudes
 from musicnet.estimation.problem import compress
@@ -133,8 +133,11 @@ def test_deviations_move_with_the_coordinates():
     root = torch.randn(1, 2, 3, 3, generator=torch.manual_seed(0)) * 1e-2
     covariance = root @ root.mT
     found = estimates_at(parameters, covariance)
+    # to first order what derivatives say; beyond, what happens a deviation away
     in_space = position_bound(parameters, covariance.double()).diagonal(dim1=-2, dim2=-1).sqrt()
-    torch.testing.assert_close(found.std_xyz.double(), in_space, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(found.std_xyz.double(), in_space, rtol=1e-3, atol=0.0)
+    narrow = estimates_at(parameters, 1e-2 * covariance)
+    torch.testing.assert_close(narrow.std_xyz.double(), 0.1 * in_space, rtol=1e-5, atol=0.0)
     drawn_too = torch.distributions.MultivariateNormal(parameters, covariance).sample((20000,))
     azimuth, elevation = angles(drawn_too)
     torch.testing.assert_close(found.std_angles[0], azimuth.std(0), rtol=0.03, atol=0.0)
@@ -147,13 +150,52 @@ def test_deviations_move_with_the_coordinates():
 def test_far_sources_have_no_range_to_be_sure_of():
     parameters = torch.tensor([[[0.3, 0.0, 0.0], [math.nan] * 3]])
     covariance = torch.zeros(1, 2, 3, 3)
-    covariance[..., 0, 0] = 1e-4
+    covariance[..., 0, 0] = 1e-6
     found = estimates_at(parameters, covariance)
     assert found.std_range.isnan().all()
-    assert found.std_angles[0][0, 0].item() == pytest.approx(1e-2 / math.sqrt(1 - 0.09), rel=1e-4)
+    assert found.std_angles[0][0, 0].item() == pytest.approx(1e-3 / math.sqrt(1 - 0.09), rel=1e-4)
     assert found.std_xyz[0, 0].tolist() == pytest.approx(
-        [0.01, 0.0, 0.01 * 0.3 / 0.953939], rel=1e-4
+        [0.001, 0.0, 0.001 * 0.3 / 0.953939], rel=1e-4
     )
+
+
+@pytest.mark.parametrize("place", [(0.97, 0.0), (0.99, 0.0), (0.0, -0.99), (0.7, 0.7), (0.0, 0.0)])
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+def test_error_bars_at_the_rim_are_as_wide_as_errors(place, rho):
+    """Estimates of deviation 0.01 that stay in the unit disc, as those of a search do."""
+    truth = torch.tensor([*place, rho], dtype=torch.float64)
+    drawn_ones = truth.repeat(4000, 1)
+    drawn_ones[:, :2] += 0.01 * torch.randn(4000, 2, generator=torch.manual_seed(0)).double()
+    drawn_ones[:, :2] /= drawn_ones[:, :2].norm(dim=-1, keepdim=True).clamp_min(1.0)
+    covariance = torch.diag(torch.tensor([1e-4, 1e-4, 0.0])).expand(4000, 1, 3, 3)
+    found = estimates_at(drawn_ones[:, None], covariance.double())
+    pairs = zip(angles(drawn_ones), angles(truth[None]), found.std_angles, strict=True)
+    for ours, theirs, std in pairs:
+        assert 0.7 < ((ours - theirs) / std[:, 0]).square().mean() < 1.4
+    height = found.sources.xyz[:, 0, 2] - to_xyz(truth[None])[0, 2]
+    if any(place):  # straight ahead z does not move at all, to first order
+        assert 0.7 < (height / found.std_xyz[:, 0, 2]).square().mean() < 1.4
+
+
+def test_an_angle_that_is_not_determined_has_the_deviation_of_any_angle():
+    """52 degrees of half a turn, 104 of a whole one: never more, never nothing."""
+    places = [[0.3, 0.2, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.5], [0.0, 0.0, 0.0]]
+    parameters = torch.tensor([*places, [math.nan] * 3])[None]
+    half, whole = math.pi / math.sqrt(12.0), 2.0 * math.pi / math.sqrt(12.0)
+    for variance in (0.0, 1e-12, 1e-2, 1.0, 1e30, math.inf, math.nan):
+        covariance = torch.diag(torch.full((3,), variance)).expand(1, 5, 3, 3).clone()
+        found = estimates_at(parameters, covariance)
+        for std in found.std_angles:
+            assert (std[0, :4] <= half + 1e-6).all()
+        assert (found.std_bearing[0, :4] <= whole + 1e-6).all()
+        assert (found.std_xyz[0, [0, 1, 3]] <= 2.0 / math.sqrt(12.0) + 1e-6).all()
+        if variance > 0.5 or math.isnan(variance):
+            torch.testing.assert_close(found.std_angles[0][0, :4], torch.full((4,), half))
+        assert all(one[0, 4].isnan() for one in (*found.std_angles, found.std_bearing))
+    zenith = estimates_at(parameters, torch.eye(3).expand(1, 5, 3, 3) * 1e-6)
+    assert zenith.std_angles[0][0, 1].item() == pytest.approx(half)  # any azimuth
+    assert zenith.std_angles[1][0, 1] < 0.05  # but one elevation
+    assert zenith.std_bearing[0, 3].item() == pytest.approx(whole)
 
 
 def test_what_the_region_fixes_has_no_error_bar():

@@ -63,9 +63,41 @@ def test_snapshots_alone_are_read_with_an_array(tmp_path):
     assert recording.y.shape == (1, 50, 8)
 
 
-def test_a_bad_scene_is_refused():
+def test_a_missing_file_is_said():
     with pytest.raises(OSError, match="no such file"):
         musicnet.read("nothing.npz")
+
+
+def poisoned(folder, bad):
+    with np.load(DATA / "ula_far_24.npz") as archive:
+        arrays = dict(archive)
+    arrays["y"][bad, 20, 3] = np.nan
+    np.savez(folder / "bad.npz", **arrays)
+    return folder / "bad.npz"
+
+
+def test_a_bad_scene_refuses_a_file_unless_it_shall_be_left_out(tmp_path, caplog):
+    path = poisoned(tmp_path, [5, 23])
+    with pytest.raises(ValueError, match=r"bad\.npz:y is not finite .*\(2 of 24\)"):
+        musicnet.read(path)
+    recording = musicnet.read(path, leave_out_bad=True)
+    assert recording.left_out == {
+        5: "y is not finite at index (5, 20, 3)",
+        23: "y is not finite at index (23, 20, 3)",
+    }
+    assert caplog.text.count("the scene is left out") == 2
+    whole = musicnet.read(DATA / "ula_far_24.npz")
+    assert not whole.left_out
+    good = [scene for scene in range(24) if scene not in recording.left_out]
+    assert torch.equal(recording.y, whole.y[good])
+    found, others = (musicnet.localize(one, "nomp").sources for one in (recording, whole))
+    n_slots = found.resolved.shape[-1]
+    assert torch.equal(found.u.nan_to_num(9), others.u[good, :n_slots].nan_to_num(9))
+
+
+def test_a_file_without_a_good_scene_is_refused_all_the_same(tmp_path):
+    with pytest.raises(ValueError, match=r"y is not finite .*\(24 of 24\)"):
+        musicnet.read(poisoned(tmp_path, range(24)), leave_out_bad=True)
 
 
 def test_what_is_not_there_is_said():

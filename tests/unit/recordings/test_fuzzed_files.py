@@ -19,6 +19,7 @@ from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.array_descriptions import read_array
 from musicnet.recordings.manifests import read_manifest
 from musicnet.recordings.setup import Setup
+from musicnet.recordings.stores import open_store
 from musicnet.recordings.streams import open_observations
 
 LINE = Setup(array=read_array("ula:4:0.5w"), frequency_hz=1000.0, n_snapshots=10)
@@ -190,6 +191,50 @@ def test_much_damage_is_refused_in_one_line(name, tmp_path):
         try_damage(name, tmp_path, data)
 
     attempt()
+
+
+def test_a_damaged_heap_of_words_is_walked_to_its_end(tmp_path):
+    """With one wrong length the library goes round in it for ever."""
+    good = READERS["a.h5"][0]
+    heap = good.index(b"GCOL")
+    (tmp_path / "a.h5").write_bytes(good)
+    observe(tmp_path / "a.h5")
+    for place in range(heap, heap + 88):
+        data = bytearray(good)
+        data[place] = 2
+        (tmp_path / "a.h5").write_bytes(data)
+        assert_read_or_refused(lambda: open_store(tmp_path / "a.h5"))
+
+
+@pytest.mark.parametrize("options", [{}, {"libver": "latest"}])
+def test_words_of_hdf5_files_are_those_that_the_library_reads(options, tmp_path):
+    words = {"short": "a", "long": "ä" * 600, "none": "", "fixed": np.array(b"near")}
+    with h5py.File(tmp_path / "a.h5", "w", **options) as file:
+        file["y"] = np.ones(3)
+        for key, value in words.items():
+            file[key] = value
+    with h5py.File(tmp_path / "a.h5") as file:
+        theirs = {key: file[key][()].decode() for key in words}
+    with open_store(tmp_path / "a.h5") as store:
+        assert {key: str(store.arrays[key].whole()) for key in words} == theirs
+    for many in (["far"] * 300, ["x" * 5000]):
+        with h5py.File(tmp_path / "b.h5", "w", **options) as file:
+            for number, word in enumerate(many):
+                file[str(number)] = word
+        last = str(len(many) - 1)
+        if len(many) == 1:
+            with pytest.raises(RecordingError, match="damaged, or longer than 4096"):
+                open_store(tmp_path / "b.h5")
+        else:
+            assert str(open_store(tmp_path / "b.h5").arrays[last].whole()) == "far"
+
+
+def test_notes_of_variable_length_are_not_read(tmp_path):
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+        file["y"] = np.ones(3)
+        file["y"].attrs["MATLAB_class"] = "double"
+    with pytest.raises(RecordingError, match="MATLAB_class that is neither a number nor a word"):
+        open_store(tmp_path / "a.mat")
 
 
 DTYPES = ["f2", "f4", "f8", "i1", "i4", "u8", "c8", "c16", ">c8", ">f8", "?", "U3", "S3", "M8[s]"]
