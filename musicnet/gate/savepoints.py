@@ -7,6 +7,7 @@ checkpoint of the trainer what Lightning leaves out.
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ class Savepoints(Callback):
             "ranks": run_state.of_all_ranks(own),
             "metrics": run_state.shown_metrics(trainer),
             "n_batches": float(trainer.num_training_batches),
+            "threads": torch.get_num_threads(),
             "in_validation": self._random is not None,
             "validated": self._validated,
             "validation_due": fetcher is not None and loop._should_check_val_fx(fetcher),
@@ -125,6 +127,7 @@ class Savepoints(Callback):
                 f"the state of a run must be of version {_VERSION}: got {state.get('version')!r}. "
                 "Go on with the musicnet that saved it."
             )
+        _warn_of_other_threads(trainer, threads_of(checkpoint))
         pace = Pace(state["n_batches"], state["in_validation"], state["validation_due"])
         self._loaded = state
         self._position = settle(checkpoint["loops"]["fit_loop"], pace)
@@ -291,6 +294,23 @@ class _LastHooks(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Savepoints) and not callback.only_on_request:
                 callback.save(trainer)
+
+
+def threads_of(checkpoint: Mapping[str, Any]) -> int | None:
+    """With how many threads of the processor a checkpoint was made; None if it does not say."""
+    n_threads: int | None = checkpoint.get(KEY, {}).get("threads")
+    return n_threads
+
+
+def _warn_of_other_threads(trainer: Trainer, saved: int | None) -> None:
+    """Say that numbers may differ: the last bits of a sum depend on how it was shared out."""
+    now = torch.get_num_threads()
+    if saved not in (None, now) and trainer.strategy.root_device.type == "cpu":
+        warnings.warn(
+            f"the run was saved with {saved} threads and goes on with {now}: its last bits need "
+            f"not be those of a run that was never broken off. Call torch.set_num_threads({saved})",
+            stacklevel=2,
+        )
 
 
 def _loaders(trainer: Trainer) -> list[Any]:
