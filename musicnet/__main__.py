@@ -60,8 +60,8 @@ def run(argv: Sequence[str]) -> int:
         return simulated
     with console(), launch_environment():
         try:
-            if (exit_code := fit_as_further_rank()) is not None:
-                return exit_code
+            if (ended := fit_as_further_rank()) is not None:
+                return ended
             return run_verb(_build(argv)).exit_code
         except ConfigurationError as error:
             sys.stderr.write(f"error: {error}\n")

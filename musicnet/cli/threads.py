@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from musicnet.cli.refusals import ConfigurationError
-from musicnet.gate.savepoints import threads_of
+from musicnet.gate.run_state import threads_of
 from musicnet.processors import THREADS_VARIABLE, usable_processors
 
 AUTO = "auto"

@@ -7,7 +7,6 @@ checkpoint of the trainer what Lightning leaves out.
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from musicnet.gate.checkpoint_files import LAST
 from musicnet.gate.leaving import LeaveRequests, LeftOnSignalError
 from musicnet.gate.loop_position import Pace, Position, settle
 
-KEY = "run_state"
 _VERSION = 1
 
 
@@ -99,7 +97,7 @@ class Savepoints(Callback):
             "random": self._random or run_state.random_state(),
             "means": run_state.open_means(trainer),
         }
-        checkpoint[KEY] = {
+        checkpoint[run_state.KEY] = {
             "version": _VERSION,
             "ranks": run_state.of_all_ranks(own),
             "metrics": run_state.shown_metrics(trainer),
@@ -119,7 +117,7 @@ class Savepoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Find out where the run goes on, before Lightning does."""
-        state = checkpoint.get(KEY)
+        state = checkpoint.get(run_state.KEY)
         if state is None or not trainer.training:
             return
         if state.get("version") != _VERSION:
@@ -127,7 +125,7 @@ class Savepoints(Callback):
                 f"the state of a run must be of version {_VERSION}: got {state.get('version')!r}. "
                 "Go on with the musicnet that saved it."
             )
-        _warn_of_other_threads(trainer, threads_of(checkpoint))
+        run_state.warn_of_other_threads(trainer, checkpoint)
         pace = Pace(state["n_batches"], state["in_validation"], state["validation_due"])
         self._loaded = state
         self._position = settle(checkpoint["loops"]["fit_loop"], pace)
@@ -294,23 +292,6 @@ class _LastHooks(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Savepoints) and not callback.only_on_request:
                 callback.save(trainer)
-
-
-def threads_of(checkpoint: Mapping[str, Any]) -> int | None:
-    """With how many threads of the processor a checkpoint was made; None if it does not say."""
-    n_threads: int | None = checkpoint.get(KEY, {}).get("threads")
-    return n_threads
-
-
-def _warn_of_other_threads(trainer: Trainer, saved: int | None) -> None:
-    """Say that numbers may differ: the last bits of a sum depend on how it was shared out."""
-    now = torch.get_num_threads()
-    if saved not in (None, now) and trainer.strategy.root_device.type == "cpu":
-        warnings.warn(
-            f"the run was saved with {saved} threads and goes on with {now}: its last bits need "
-            f"not be those of a run that was never broken off. Call torch.set_num_threads({saved})",
-            stacklevel=2,
-        )
 
 
 def _loaders(trainer: Trainer) -> list[Any]:
