@@ -19,7 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from musicnet.cli import (
+from musicnet.processors import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # before torch is imported, which asks once
+
+from musicnet.cli import (  # noqa: E402
     BAD_INPUT,
     ENDED_BY_SIGNAL,
     ConfigurationError,
@@ -27,7 +31,7 @@ from musicnet.cli import (
     check_switched_off,
     console,
     fault_in_tree,
-    inherited_cli,
+    fit_as_further_rank,
     launch_environment,
     nearest,
     run_verb,
@@ -68,8 +72,8 @@ def run(argv: Sequence[str]) -> int:
         return outcome.objective
 
     with console(), _command_line(argv):
-        if (cli := inherited_cli()) is not None:
-            return run_verb(cli).exit_code
+        if (exit_code := fit_as_further_rank()) is not None:
+            return exit_code
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
         except ConfigurationError:

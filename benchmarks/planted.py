@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from silent_subjects import (
+    BATCH,
     BATCHES,
     Gated,
     OwnLoop,
@@ -587,19 +588,47 @@ def _unscaled_net() -> Planted:
     return Planted(small_musicnet(Loud))
 
 
+class _Dawdling:
+    """Keeps whoever asks for a batch waiting, the longer the longer he has worked on the last one.
+
+    A delay of so many milliseconds would be slower than a step on one machine and not on another.
+    """
+
+    times_the_work = 3.0
+    shortest_s, longest_s = 0.03, 1.0
+
+    def __init__(self) -> None:
+        self._handed_over: float | None = None
+
+    def wait(self) -> None:
+        """Before a batch is made."""
+        begun = time.perf_counter()
+        worked = 0.0 if self._handed_over is None else begun - self._handed_over
+        time.sleep(min(max(self.shortest_s, self.times_the_work * worked), self.longest_s))
+
+    def hand_over(self) -> None:
+        """When it is made."""
+        self._handed_over = time.perf_counter()
+
+
 class _Slow(Dataset[Any]):
-    """Takes its time over every item."""
+    """Takes its time over the first item of every batch."""
 
     def __init__(self, data: Dataset[Any]) -> None:
         self.data = data
+        self._dawdling = _Dawdling()
+        self._n_given = 0
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
-        if index % 8 == 0:
-            time.sleep(0.005)
-        return self.data[index]
+        if self._n_given % BATCH == 0:
+            self._dawdling.wait()
+        self._n_given += 1
+        item = self.data[index]
+        self._dawdling.hand_over()
+        return item
 
 
 @fault("DATA_STARVED", "classifier")
@@ -610,10 +639,14 @@ def _starved_plain() -> Planted:
 
 @fault("DATA_STARVED", "musicnet")
 def _starved_net() -> Planted:
+    dawdling = _Dawdling()
+
     class Slow(SceneData):
         def load(self, entry: Any, epoch: int, device: torch.device) -> SceneBatch:
-            time.sleep(0.06)
-            return super().load(entry, epoch, device)
+            dawdling.wait()
+            batch = super().load(entry, epoch, device)
+            dawdling.hand_over()
+            return batch
 
     data = Slow(fresh_scenes().scene, batches_per_epoch=BATCHES, batch_size=32, n_val=64, seed=0)
     return Planted(small_musicnet(), data=data)

@@ -5,13 +5,17 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from musicnet.cli import (
+from musicnet.processors import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # before torch is imported, which asks once
+
+from musicnet.cli import (  # noqa: E402
     BAD_INPUT,
     ConfigurationError,
     MusicCLI,
     Verb,
     console,
-    inherited_cli,
+    fit_as_further_rank,
     launch_environment,
     nearest,
     run_verb,
@@ -56,8 +60,9 @@ def run(argv: Sequence[str]) -> int:
         return simulated
     with console(), launch_environment():
         try:
-            cli = inherited_cli() or _build(argv)
-            return run_verb(cli).exit_code
+            if (ended := fit_as_further_rank()) is not None:
+                return ended
+            return run_verb(_build(argv)).exit_code
         except ConfigurationError as error:
             sys.stderr.write(f"error: {error}\n")
             return BAD_INPUT

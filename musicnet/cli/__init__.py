@@ -12,7 +12,7 @@ from musicnet.cli.runs import (
     BAD_INPUT,
     ENDED_BY_SIGNAL,
     Outcome,
-    inherited_cli,
+    fit_as_further_rank,
     launch_environment,
     run_verb,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "check_switched_off",
     "console",
     "fault_in_tree",
-    "inherited_cli",
+    "fit_as_further_rank",
     "launch_environment",
     "nearest",
     "run_verb",

@@ -25,7 +25,7 @@ from musicnet.cli.refusals import (
     one_line,
     with_key,
 )
-from musicnet.cli.resumption import TakenUp, take_up
+from musicnet.cli.resumption import TakenUp, Wanted, take_up
 from musicnet.cli.schema import (
     ACCEPTED,
     OWN_ARGUMENTS,
@@ -36,7 +36,8 @@ from musicnet.cli.schema import (
     fault_in_words,
     shared_first,
 )
-from musicnet.cli.trained_weights import check_checkpoint, differences
+from musicnet.cli.threads import AUTO, settle_threads
+from musicnet.cli.trained_weights import differences, fitting_checkpoint
 from musicnet.cli.trainer_settings import trainer_fault
 from musicnet.gate.checkpoint_files import WholeCheckpoints
 from musicnet.gate.gated_module import GatedModule
@@ -55,11 +56,9 @@ class SaveRunConfig(SaveConfigCallback):
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it; a checkpoint that this fit went on from is no part of it."""
+        """Write it."""
         if stage == "fit":
-            config = self.config.clone()
-            config["ckpt_path"] = None
-            content = self.parser.dump(config, skip_unset=False)
+            content = self.parser.dump(self.config, skip_unset=False)
             write_text(Path(trainer.default_root_dir) / self.config_filename, content)
 
 
@@ -76,6 +75,7 @@ class MusicCLI(LightningCLI):
     Attributes:
         taken_up: the run that goes on in its own folder; None in a new run.
         checkpoint: what the run starts from; None starts anew.
+        start: the checkpoint that it was told to start from, in a folder of its own.
         savepoints: the callback that saves.
 
     Raises:
@@ -92,6 +92,7 @@ class MusicCLI(LightningCLI):
         self.verb = verb
         self.run_folder = run_folder
         self.checkpoint = checkpoint
+        self.start: Path | None = None
         self.run_id = new_run_id()
         self.taken_up: TakenUp | None = None
         self.savepoints: Savepoints | None = None
@@ -123,7 +124,7 @@ class MusicCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare what a run has beside trainer, model and data."""
-        defaults = {"experiment": "unnamed", "callbacks": {}}
+        defaults = {"experiment": "unnamed", "callbacks": {}, "threads": AUTO}
         for name, kind in OWN_ARGUMENTS.items():
             parser.add_argument(f"--{name}", type=kind, default=defaults.get(name))
 
@@ -151,6 +152,9 @@ class MusicCLI(LightningCLI):
                 raise ConfigurationError(fault)
         # How a run is started is no part of what it is: a resumed one is the same run.
         self._resume, self.config["resume"] = self.config.resume, None
+        start, self.config["ckpt_path"] = self.config.ckpt_path, None
+        if self.run_folder is None and start is not None:
+            self.checkpoint, self.start = Path(start), Path(start).absolute()
         callbacks = self.config.callbacks or {}
         if not isinstance(args, dict) and None in callbacks.values():
             check_switched_off(callbacks, callbacks_in_files(args))
@@ -168,26 +172,28 @@ class MusicCLI(LightningCLI):
                 "model and data must speak of the same scene: got different ones "
                 f"({', '.join(differences(*scenes))}). Set scene once, for both."
             )
-        if self.run_folder is None and self.config.ckpt_path is not None:
-            self.checkpoint = Path(self.config.ckpt_path)
         if self.verb == "fit" and self._resume is not None:
             self._take_up(self._resume)
+        held = None
         if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, model, resumes=self.verb == "fit")
+            held = fitting_checkpoint(self.checkpoint, model, resumes=self.verb == "fit")
         elif self.verb != "fit":
             raise ConfigurationError(
                 f"{self.verb} needs trained weights: got no checkpoint. "
                 "Add --ckpt_path <run>/checkpoints/last.ckpt."
             )
+        saved = held if self.verb == "fit" else None
+        settle_threads(self.config.threads, self.config.trainer.devices, saved)
 
     def _take_up(self, word: str) -> None:
         """Go on in the folder of a run that was broken off, if there is one."""
         root = Path(self.config.trainer.default_root_dir or "runs").absolute()
-        self.taken_up = take_up(word, root, self.config.experiment, self.config_dump)
+        wanted = Wanted(self.config.experiment, self.config_dump, self.start)
+        self.taken_up = take_up(word, root, wanted)
         if self.taken_up is not None:
             self.run_folder, self._lock = self.taken_up.folder, self.taken_up.lock
             self.run_id = self.taken_up.origin.run_id
-            self.checkpoint = self.taken_up.checkpoint or self.checkpoint
+            self.checkpoint = self.taken_up.checkpoint or self.taken_up.start
 
     def _check_data(self) -> None:
         """Refuse to go on with a recording that is not the one that the run began with."""

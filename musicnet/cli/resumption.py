@@ -24,6 +24,21 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a run must be to be taken up.
+
+    Args:
+        experiment: its name.
+        config: the resolved configuration.
+        start: the checkpoint that it went on from when it began; None began anew.
+    """
+
+    experiment: str
+    config: Mapping[str, Any]
+    start: Path | None = None
+
+
+@dataclass(frozen=True)
 class TakenUp:
     """A run that goes on in its own folder.
 
@@ -39,16 +54,20 @@ class TakenUp:
     checkpoint: Path | None
     lock: RunLock
 
+    @property
+    def start(self) -> Path | None:
+        """The checkpoint that it went on from when it began; None began anew."""
+        return None if self.origin.ckpt_path is None else Path(self.origin.ckpt_path)
 
-def take_up(word: str, root: Path, experiment: str, config: Mapping[str, Any]) -> TakenUp | None:
+
+def take_up(word: str, root: Path, wanted: Wanted) -> TakenUp | None:
     """Choose the run, and lock it.
 
     Args:
         word: "auto" for the newest run of the experiment that was broken off, was started with this
-            configuration and is nobody's now; else a run folder.
+            configuration, from this checkpoint if any, and is nobody's now; else a run folder.
         root: of all runs.
-        experiment: its name.
-        config: the resolved configuration.
+        wanted: what it must be.
 
     Returns:
         None where "auto" finds no such run: then a new one begins.
@@ -56,10 +75,9 @@ def take_up(word: str, root: Path, experiment: str, config: Mapping[str, Any]) -
     Raises:
         ConfigurationError: the folder that was named cannot be taken up.
     """
-    config_hash = hash_config(config)
     if word != AUTO:
-        return _named(Path(word), config_hash)
-    for folder, origin in _candidates(root / experiment, config_hash):
+        return _named(Path(word), wanted)
+    for folder, origin in _candidates(root, wanted):
         try:
             lock = RunLock(folder)
         except FolderTakenError:
@@ -69,17 +87,20 @@ def take_up(word: str, root: Path, experiment: str, config: Mapping[str, Any]) -
             lock.release()
             continue
         return _taken(folder, origin, lock)
-    logger.info("resume=auto finds no unfinished run of %s as configured: a new one", experiment)
+    logger.info(
+        "resume=auto finds no unfinished run of %s as configured: a new one", wanted.experiment
+    )
     return None
 
 
-def _candidates(folder: Path, config_hash: str) -> Iterator[tuple[Path, Provenance]]:
-    for run, origin in unfinished_runs(folder):
-        if origin.config_hash == config_hash:
+def _candidates(root: Path, wanted: Wanted) -> Iterator[tuple[Path, Provenance]]:
+    config_hash, start = hash_config(wanted.config), _text(wanted.start)
+    for run, origin in unfinished_runs(root / wanted.experiment):
+        if origin.config_hash == config_hash and origin.ckpt_path == start:
             yield run, origin
 
 
-def _named(folder: Path, config_hash: str) -> TakenUp:
+def _named(folder: Path, wanted: Wanted) -> TakenUp:
     try:
         origin = read_provenance(folder)
     except (OSError, ValueError) as error:
@@ -91,7 +112,12 @@ def _named(folder: Path, config_hash: str) -> TakenUp:
             f"resume takes up a run that was broken off: got {folder}, which came to its end. "
             "Go on from its checkpoints/last.ckpt with ckpt_path, in a new folder."
         )
-    if origin.config_hash != config_hash:
+    if wanted.start is not None and origin.ckpt_path != _text(wanted.start):
+        raise ConfigurationError(
+            f"resume takes a run up from where it was: got ckpt_path={wanted.start} beside "
+            f"{folder}, which began {_told(origin.ckpt_path)}. Leave ckpt_path out."
+        )
+    if origin.config_hash != hash_config(wanted.config):
         raise ConfigurationError(
             f"resume takes a run up with the configuration that it was started with: got {folder}, "
             "which has another one. Give the words of its start, or use its config.yaml."
@@ -101,6 +127,14 @@ def _named(folder: Path, config_hash: str) -> TakenUp:
     except FolderTakenError as error:
         raise ConfigurationError(str(error)) from error
     return _taken(folder, origin, lock)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _told(ckpt_path: str | None) -> str:
+    return "anew" if ckpt_path is None else f"with {ckpt_path}"
 
 
 def _taken(folder: Path, origin: Provenance, lock: RunLock) -> TakenUp:

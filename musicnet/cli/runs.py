@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from musicnet.diagnosis.verdict import EXIT_CODES, Verdict
 from musicnet.gate.leaving import LeftOnSignalError, leave_requests
 from musicnet.gate.step_gate import GateStuckError
 from musicnet.learning.data import RecordedData
+from musicnet.processors import THREADS_VARIABLE
 from musicnet.records.atomic_files import open_atomically
 from musicnet.records.provenance import collect_provenance
 from musicnet.records.run_outcome import write_outcome
@@ -39,8 +42,10 @@ ENDED_BY_SIGNAL = 128
 _TREE, _FOLDER, _CHECKPOINT = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER", "MUSICNET_CHECKPOINT"
 _LAUNCH_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", _TREE, _FOLDER, _CHECKPOINT),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", THREADS_VARIABLE, _TREE, _FOLDER, _CHECKPOINT),
 )
+
+_PATIENCE_S = 3.0  # ranks refuse a run at about the same time; what kills them all comes later
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -81,27 +86,50 @@ def run_verb(cli: MusicCLI) -> Outcome:
     return Outcome(exit_code=0)
 
 
-def inherited_cli() -> MusicCLI | None:
-    """What this process shall fit if it is a further rank of another's run, else None."""
+def fit_as_further_rank() -> int | None:
+    """Fit with the process that has started this one, if this is a further rank of its run.
+
+    Returns:
+        The exit code; None where this process is nobody's further rank.
+    """
     if os.environ.get("LOCAL_RANK", "0") == "0" or _TREE not in os.environ:
         return None
+    first_rank, folder = os.getppid(), Path(os.environ[_FOLDER])
     checkpoint = os.environ.get(_CHECKPOINT)
-    return MusicCLI(
-        json.loads(os.environ[_TREE]),
-        run_folder=Path(os.environ[_FOLDER]),
-        checkpoint=Path(checkpoint) if checkpoint else None,
-    )
+    try:
+        cli = MusicCLI(
+            json.loads(os.environ[_TREE]),
+            run_folder=folder,
+            checkpoint=Path(checkpoint) if checkpoint else None,
+        )
+        return run_verb(cli).exit_code
+    except ConfigurationError as error:
+        if not _speaks_for_all(first_rank, folder):
+            sys.stderr.write(f"error: rank {os.environ['LOCAL_RANK']}: {error}\n")
+        return BAD_INPUT
+
+
+def _speaks_for_all(first_rank: int, folder: Path) -> bool:
+    """Whether the first rank has refused the run as well, and so has said why."""
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        if os.getppid() != first_rank or not folder.exists():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager
 def launch_environment() -> Iterator[None]:
     """Leave the process as it was found, so that a sweep's next job can launch ranks of its own."""
     before = {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
+    n_threads = torch.get_num_threads()
     try:
         yield
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        torch.set_num_threads(n_threads)
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -113,6 +141,7 @@ def _fit(cli: MusicCLI) -> Outcome:
     is_first_rank = cli.trainer.is_global_zero
     os.environ[_TREE], os.environ[_FOLDER] = json.dumps(cli.config_dump), str(folder)
     os.environ[_CHECKPOINT] = str(cli.checkpoint or "")
+    os.environ[THREADS_VARIABLE] = str(torch.get_num_threads())  # or Lightning would change it
     with leave_requests() as requests, _closing(cli):
         if is_first_rank and cli.taken_up is None:
             _write_provenance(cli)
@@ -214,6 +243,8 @@ def _write_provenance(cli: MusicCLI) -> None:
         run_id=cli.run_id,
         data_hash=data.recording.sha256 if isinstance(data, RecordedData) else None,
         device=str(cli.trainer.strategy.root_device),
+        threads=torch.get_num_threads(),
+        ckpt_path=cli.start,
         code_folder=Path(__file__).parent,
     ).write(cli.trainer.default_root_dir)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import get_loader
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -21,6 +21,7 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "experiment": str,
     "objective": Objective,
     "callbacks": dict[str, Callback | None],
+    "threads": int | Literal["auto"],
     "ckpt_path": str | None,
     "resume": str | None,
 }

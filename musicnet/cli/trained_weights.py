@@ -7,8 +7,10 @@ from musicnet.cli.refusals import ConfigurationError
 from musicnet.gate.checkpoint_files import DamagedCheckpointError, read_checkpoint_file
 
 
-def check_checkpoint(path: Path, model: dict[str, Any], *, resumes: bool = False) -> None:
-    """Refuse what is no checkpoint, another model's, or, to be resumed from, weights alone."""
+def fitting_checkpoint(
+    path: Path, model: dict[str, Any], *, resumes: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint; refuse another model's, and, to be resumed from, weights alone."""
     if not path.is_file():
         raise ConfigurationError(
             f"ckpt_path must be a local file: got {path}. It is not there, or not a file."
@@ -33,6 +35,7 @@ def check_checkpoint(path: Path, model: dict[str, Any], *, resumes: bool = False
             f"ckpt_path cannot be resumed from: {path} holds weights and no optimiser state. Take "
             "the last.ckpt of a run, or begin with model.init_args.start."
         )
+    return checkpoint
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -5,6 +5,7 @@ comes in, plain data and tensors go out, and back again.
 """
 
 import random
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultMetric,
     _Sync,
 )
+
+KEY = "run_state"
+"""Under which it stands in a checkpoint."""
 
 _META = (
     *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph"),
@@ -103,3 +107,20 @@ def of_all_ranks(own: dict[str, Any]) -> list[dict[str, Any]]:
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
     return gathered
+
+
+def threads_of(checkpoint: Mapping[str, Any]) -> int | None:
+    """With how many threads of the processor a checkpoint was made; None if it does not say."""
+    n_threads: int | None = checkpoint.get(KEY, {}).get("threads")
+    return n_threads
+
+
+def warn_of_other_threads(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Say that numbers may differ: the last bits of a sum depend on how it was shared out."""
+    saved, now = threads_of(checkpoint), torch.get_num_threads()
+    if saved not in (None, now) and trainer.strategy.root_device.type == "cpu":
+        warnings.warn(
+            f"the run was saved with {saved} threads and goes on with {now}: its last bits need "
+            f"not be those of a run that was never broken off. Call torch.set_num_threads({saved})",
+            stacklevel=2,
+        )

@@ -20,7 +20,6 @@ from musicnet.gate.checkpoint_files import LAST
 from musicnet.gate.leaving import LeaveRequests, LeftOnSignalError
 from musicnet.gate.loop_position import Pace, Position, settle
 
-KEY = "run_state"
 _VERSION = 1
 
 
@@ -98,11 +97,12 @@ class Savepoints(Callback):
             "random": self._random or run_state.random_state(),
             "means": run_state.open_means(trainer),
         }
-        checkpoint[KEY] = {
+        checkpoint[run_state.KEY] = {
             "version": _VERSION,
             "ranks": run_state.of_all_ranks(own),
             "metrics": run_state.shown_metrics(trainer),
             "n_batches": float(trainer.num_training_batches),
+            "threads": torch.get_num_threads(),
             "in_validation": self._random is not None,
             "validated": self._validated,
             "validation_due": fetcher is not None and loop._should_check_val_fx(fetcher),
@@ -117,7 +117,7 @@ class Savepoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Find out where the run goes on, before Lightning does."""
-        state = checkpoint.get(KEY)
+        state = checkpoint.get(run_state.KEY)
         if state is None or not trainer.training:
             return
         if state.get("version") != _VERSION:
@@ -125,6 +125,7 @@ class Savepoints(Callback):
                 f"the state of a run must be of version {_VERSION}: got {state.get('version')!r}. "
                 "Go on with the musicnet that saved it."
             )
+        run_state.warn_of_other_threads(trainer, checkpoint)
         pace = Pace(state["n_batches"], state["in_validation"], state["validation_due"])
         self._loaded = state
         self._position = settle(checkpoint["loops"]["fit_loop"], pace)

@@ -22,6 +22,8 @@ import pytest
 import torch
 
 import train
+from musicnet.cli import threads
+from musicnet.diagnosis.reading import Asked, config_hash_of, read_run
 from musicnet.learning.module import MusicNet
 from musicnet.recordings.manifests import write_manifest
 from musicnet.records import atomic_files
@@ -92,11 +94,27 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+def on_a_larger_machine(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let a new run take more threads than runs have had so far; give the number of those."""
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_processors", lambda: before + 1)
+    return before
+
+
+def saved_threads(run: Path) -> int:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["run_state"]["threads"]
+
+
 def test_resume_auto_goes_on_in_the_folder_of_the_run(
-    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path
+    hydra_door: Callable[..., Any],
+    broken_run: Path,
+    whole_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = {name: (broken_run / name).read_bytes() for name in ("config.yaml", "provenance.json")}
     assert not (broken_run / "outcome.json").exists()
+    n_threads = on_a_larger_machine(monkeypatch)
     (broken_run / "checkpoints" / ".last.ckpt.0123abcd.tmp").touch()
     answer = hydra_door(*SAVING, "resume=auto")
     assert answer.exit_code == 3
@@ -106,6 +124,7 @@ def test_resume_auto_goes_on_in_the_folder_of_the_run(
     assert {n: (broken_run / n).read_bytes() for n in kept} == kept
     assert json.loads((broken_run / "outcome.json").read_text())["exit_code"] == 3
     assert not list(broken_run.rglob("*.tmp"))
+    assert saved_threads(broken_run) == n_threads == read_provenance(broken_run).threads
     # killed after its last save, it has nothing left to do but to say how it ended
     (broken_run / "outcome.json").unlink()
     verdict = (broken_run / "verdict.json").read_bytes()
@@ -115,7 +134,8 @@ def test_resume_auto_goes_on_in_the_folder_of_the_run(
     assert rows(broken_run) == rows(whole_run)
     assert (broken_run / "verdict.json").read_bytes() == verdict
     # it has ended now, and is not taken up again
-    assert len(hydra_door(*SAVING, "resume=auto").new) == 1
+    new = hydra_door(*SAVING, "resume=auto").run
+    assert saved_threads(new) == n_threads + 1 == read_provenance(new).threads
 
 
 def test_the_lightning_door_takes_it_up_as_well(
@@ -129,16 +149,48 @@ def test_the_lightning_door_takes_it_up_as_well(
 
 
 def test_ckpt_path_goes_on_in_a_new_folder(
-    hydra_door: Callable[..., Any], broken_run: Path, whole_run: Path
+    hydra_door: Callable[..., Any],
+    broken_run: Path,
+    whole_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = {path: path.read_bytes() for path in broken_run.rglob("*") if path.is_file()}
-    answer = hydra_door(*SAVING, f"ckpt_path={broken_run / 'checkpoints' / 'last.ckpt'}")
+    n_threads = on_a_larger_machine(monkeypatch)
+    last = broken_run / "checkpoints" / "last.ckpt"
+    answer = hydra_door(*SAVING, f"ckpt_path={last}")
     assert answer.exit_code == 3
+    assert saved_threads(answer.run) == n_threads
     assert same(state(answer.run), state(whole_run))
     own = rows(answer.run)
     assert own
     assert own == rows(whole_run)[-len(own) :]
     assert {path: path.read_bytes() for path in before} == before
+    # the same configuration, as its file and a doctor have it
+    origin, config = read_provenance(answer.run), answer.run / "config.yaml"
+    assert origin.ckpt_path == str(last)
+    assert origin.config_hash == config_hash_of(config) == config_hash_of(broken_run / config.name)
+    assert read_run(answer.run, Asked(config_hash=config_hash_of(config))).stale == ()
+
+
+def test_what_began_with_a_checkpoint_begins_with_it_again(
+    hydra_door: Callable[..., Any],
+    break_off: Callable[[int | None], None],
+    broken_run: Path,
+    whole_run: Path,
+    runs: Path,
+) -> None:
+    last = broken_run / "checkpoints" / "last.ckpt"
+    break_off(1)  # before it has one of its own
+    with pytest.raises(BrokenOffError):
+        hydra_door(*SAVING, f"ckpt_path={last}")
+    break_off(None)
+    (second,) = set(runs.glob("overfit/*")) - {broken_run}
+    assert not (second / "checkpoints" / "last.ckpt").exists()
+    answer = hydra_door(*SAVING, f"resume={second}")
+    assert (answer.exit_code, answer.new) == (3, [])
+    assert same(state(second), state(whole_run))
+    own = rows(second)
+    assert own == rows(whole_run)[-len(own) :]
 
 
 def test_a_run_that_broke_off_before_its_first_checkpoint_begins_anew(
@@ -220,6 +272,8 @@ def test_a_folder_that_cannot_be_taken_up_is_refused(
     lock = RunLock(broken_run)
     assert "another process is at work" in refusal(f"resume={broken_run}")
     lock.release()
+    other = whole_run / "checkpoints" / "last.ckpt"
+    assert "which began anew" in refusal(f"resume={broken_run}", f"ckpt_path={other}")
     assert sorted(broken_run.rglob("*")) == before
     assert hydra_door(*SAVING, f"resume={broken_run}").exit_code == 3
 

@@ -313,6 +313,39 @@ def test_two_ranks_share_one_folder_and_a_sweep_starts_them_for_each_job(
         assert {row["run_id"] for row in rows} == {read_provenance(folder).run_id}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["hydra", "lightning"])
+def test_what_all_ranks_refuse_is_said_once_and_in_one_line(
+    door: str, finished_run: Path, tmp_path: Path
+) -> None:
+    """Only when the weights are to be shared out does it show that an average needs them whole."""
+    words: list[str | Path] = [ROOT / "train.py", "experiment=overfit", "trainer=fsdp"]
+    settings = ["trainer.accelerator=cpu", f"trainer.default_root_dir={tmp_path / 'runs'}"]
+    words += [*settings, "model.init_args.averaging={kind: ema}"]
+    if door == "lightning":
+        tree = yaml.safe_load((finished_run / "config.yaml").read_text())
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(train.CONF)):
+            cfg = hydra.compose("train", ["trainer=fsdp"])
+        tree["trainer"] |= OmegaConf.to_container(cfg.trainer, resolve=True)
+        tree["model"]["init_args"]["averaging"] = {"kind": "ema"}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+        words = ["-m", "musicnet", "fit", "--config", tmp_path / "config.yaml"]
+        words += [f"--{setting}" for setting in settings]
+    answer = subprocess.run(
+        command(*words),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: an average of the weights needs them whole on every")
+    assert answer.stderr.count("\n") == 1
+    assert not [*tmp_path.glob("runs/*/*")]
+
+
 def test_a_recorded_file_is_memorised_by_the_same_experiment(
     hydra_door: Callable[..., Any], lightning: Callable[..., Any]
 ) -> None:

@@ -46,7 +46,7 @@ def test_the_campaign_plants_every_fault_in_both_modules(campaign) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    # whether a loader is slower than a step depends on what else the cores do
+    # a loader that is slower than a step takes its time on any machine
     [pytest.param(c, marks=[pytest.mark.slow] * (c == "DATA_STARVED")) for c in PLANTED],
 )
 def test_a_fault_in_a_classifier_is_the_first_finding(code, campaign, tmp_path: Path) -> None:

@@ -290,6 +290,17 @@ def test_row_44_any_checkpoint_will_do_to_go_on_from(
         assert ended == whole
 
 
+def test_other_threads_than_it_was_saved_with_are_told_of(run: Any) -> None:
+    run("run", break_at=40)
+    saved = torch.get_num_threads()
+    torch.set_num_threads(saved + 1)
+    try:
+        with pytest.warns(UserWarning, match=f"with {saved} threads and goes on with {saved + 1}"):
+            run("run", ckpt="last")
+    finally:
+        torch.set_num_threads(saved)
+
+
 @pytest.mark.filterwarnings("ignore:the run was saved with total_steps")
 def test_a_run_that_a_limit_of_steps_ended_inside_an_epoch_goes_on_inside_it(run: Any) -> None:
     _, whole, _ = run("whole", max_steps=14, max_epochs=-1)
