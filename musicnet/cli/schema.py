@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from musicnet.cli.objective import Objective
+from musicnet.cli.preflight_bounds import PreflightBounds
 from musicnet.cli.refusals import ConfigurationError, first_fault, nearest, one_line
 from musicnet.cli.trainer_settings import trainer_fault
 from musicnet.gate.gated_module import GatedModule
@@ -23,8 +24,13 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "callbacks": dict[str, Callback | None],
     "ckpt_path": str | None,
     "resume": str | None,
+    "preflight": bool,
+    "preflight_bounds": PreflightBounds | None,
 }
 """What a run has beside trainer, model and data."""
+
+DEFAULTS: dict[str, Any] = {"experiment": "unnamed", "callbacks": {}, "preflight": False}
+"""Of these, where they are not None."""
 
 SHARED: dict[str, Any] = {
     "scene": Scene,
