@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from typing_extensions import override
 
 from musicnet.cli.objective import MetricWatch
-from musicnet.cli.preflight_bounds import PreflightBounds, check_one_process
+from musicnet.cli.preflight_bounds import PreflightBounds, check_preflight
 from musicnet.cli.refusals import (
     ALLOWED_IMPORTS,
     ConfigurationError,
@@ -176,7 +176,7 @@ class MusicCLI(LightningCLI):
             raise ConfigurationError(fault)
         self._dump_config()
         model, data = self.config_dump["model"], self.config_dump["data"]
-        scenes = [part["init_args"].get("scene") for part in (model, data)]
+        scenes = [(part.get("init_args") or {}).get("scene") for part in (model, data)]
         if None not in scenes and scenes[0] != scenes[1]:
             raise ConfigurationError(
                 "model and data must speak of the same scene: got different ones "
@@ -249,7 +249,7 @@ class MusicCLI(LightningCLI):
                 **kwargs, callbacks=callbacks, default_root_dir=folder
             )
             if self.preflight is not None:
-                check_one_process(trainer)
+                check_preflight(trainer, self.model)
             return trainer
 
     def _awaited_metrics(self, chosen: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ What is tried is built a second time, from the same configuration and with the s
 nothing of the run itself is touched; random numbers are put back.
 """
 
+import gc
 import logging
 import math
 import os
@@ -35,7 +36,7 @@ from musicnet.learning.batches import PlannedData
 from musicnet.records.provenance import collect_provenance
 
 FOLDER = "preflight"
-_LOOKS = 20
+_LOOKS = 10
 """Validations on the way, at most: each may find that the loss has fallen far enough."""
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def tried(cli: MusicCLI, requests: LeaveRequests) -> Trial | None:
             shutil.rmtree(folder.parent)
         raise
     finally:
+        gc.collect()  # trainer and model hold each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     _tell(trial, bounds, folder)
@@ -225,7 +227,8 @@ class _Limits(Callback):
         if trainer.sanity_checking:
             self._first = loss
         elif loss <= (1.0 - self._bounds.min_loss_drop) * self._first:
-            trainer.should_stop = True
+            # not `should_stop`: it ends in time, and misses what else is asked if it does
+            trainer.fit_loop.max_epochs = trainer.current_epoch + 1
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:

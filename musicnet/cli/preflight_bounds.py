@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from musicnet.cli.refusals import ConfigurationError
 
@@ -45,16 +46,23 @@ class PreflightBounds:
             )
 
 
-def check_one_process(trainer: Trainer) -> None:
-    """Refuse a preflight that one process could not do for all.
+def check_preflight(trainer: Trainer, model: LightningModule) -> None:
+    """Refuse a preflight that could not tell, or that one process could not do for all.
 
     Args:
         trainer: of the run that comes after it.
+        model: that it trains.
 
     Raises:
-        ConfigurationError: no process holds the whole model, or others would run beside it.
+        ConfigurationError: the model does not validate, no process holds the whole of it, or other
+            processes would run beside.
     """
     strategy = trainer.strategy
+    if not is_overridden("validation_step", model):
+        raise ConfigurationError(
+            "preflight judges by a validation on what it trains on: got "
+            f"{type(model).__name__}, which has no validation_step. Write one that logs val/loss."
+        )
     if trainer.world_size == 1:
         return
     kind = type(strategy).__name__

@@ -237,7 +237,7 @@ def _verdict(cli: MusicCLI) -> Verdict | None:
 
 
 def _summary(verdict: Verdict) -> str:
-    """One line; the reasons stand above, where the verdict was given."""
+    """One line; all reasons stand above, where the verdict was given."""
     numbers = {
         "recall {:.3f}": verdict.recall,
         "median error {:.4f} m": verdict.median_error_m,
@@ -246,4 +246,5 @@ def _summary(verdict: Verdict) -> str:
         "{:.1f} s": verdict.seconds,
     }
     told = ", ".join(form.format(value) for form, value in numbers.items() if value is not None)
-    return f"verdict: {verdict.verdict} ({told})"
+    because = f": {verdict.reasons[0]}" if verdict.reasons else ""
+    return f"verdict: {verdict.verdict} ({told}){because}"

@@ -3,11 +3,10 @@
 import functools
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from musicnet.learning.module import MusicNet
 from musicnet.records.append_log import read_rows
 from musicnet.records.provenance import read_provenance
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EASY = ("preflight=true", "preflight_bounds.min_loss_drop=0.01", "preflight_bounds.max_steps=20")
 
@@ -30,6 +29,16 @@ EASY = ("preflight=true", "preflight_bounds.min_loss_drop=0.01", "preflight_boun
 def saved(run: Path) -> dict[str, Any]:
     checkpoint: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     return checkpoint
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether weights, optimiser, rates and gate of two runs are the same to the last bit."""
+    names = ("state_dict", "optimizer_states", "lr_schedulers", "step_gate")
+    torch.set_printoptions(profile="full", precision=17)
+    try:
+        return repr([saved(one)[n] for n in names]) == repr([saved(other)[n] for n in names])
+    finally:
+        torch.set_printoptions(profile="default")
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -47,23 +56,6 @@ def verdict(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def differ(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """Keys of two checkpoints whose values differ, but for clocks, memory and names of folders."""
-    if path.rpartition("/")[2] in ("run_id", "length", "curves", "seconds") or path.endswith("_s"):
-        return
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in [key for key in one.keys() | other.keys() if "ModelCheckpoint" not in str(key)]:
-            yield from differ(one.get(key), other.get(key), f"{path}/{key}")
-    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        for number, pair in enumerate(zip_longest(one, other)):
-            yield from differ(*pair, f"{path}/{number}")
-    elif isinstance(one, torch.Tensor | np.ndarray):
-        if not np.array_equal(one, other, equal_nan=True):
-            yield path
-    elif repr(one) != repr(other):
-        yield path
-
-
 @pytest.fixture
 def detached(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MusicNet with a detach between backbone and head."""
@@ -78,9 +70,17 @@ def detached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_job_of_a_sweep_is_tried_and_trains_as_if_it_had_not_been(
-    hydra_door: Callable[..., Any], finished_run: Path
+    hydra_door: Callable[..., Any], finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first job is the finished run again; the second one's rate moves nothing."""
+    whole = MusicNet.compute_loss
+
+    def compute_loss(self: MusicNet, batch: Any, batch_idx: int) -> Any:
+        if Path(self.trainer.default_root_dir).name == "preflight":
+            random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(MusicNet, "compute_loss", compute_loss)
     answer = hydra_door("-m", *EASY, "optimizer.init_args.lr=1e-3,1e-9")
     assert answer.exit_code == 3
     assert "preflight: pass (loss " in answer.out
@@ -98,37 +98,12 @@ def test_each_job_of_a_sweep_is_tried_and_trains_as_if_it_had_not_been(
     assert len(rows(trained / "preflight")) > 0
     assert (trained / "preflight" / "report.html").exists()
 
-    assert list(differ(saved(trained), saved(finished_run))) == []
+    assert same(trained, finished_run)
     assert rows(trained) == rows(finished_run)
     known = {"seconds": 0, "run_id": ""}
     assert verdict(trained) | known == verdict(finished_run) | known
 
 
-@pytest.mark.slow
-def test_a_run_that_goes_on_is_not_tried_again(
-    hydra_door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A signal that comes meanwhile is heard; `resume=auto` finds the run, tried or not."""
-    whole, hits = MusicNet.compute_loss, iter([False, True])
-
-    def compute_loss(self: MusicNet, batch: Any, batch_idx: int) -> Any:
-        if next(hits, False):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return whole(self, batch, batch_idx)
-
-    monkeypatch.setattr(MusicNet, "compute_loss", compute_loss)
-    with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
-        hydra_door(*EASY)
-    ended = hydra_door("resume=auto", "trainer.max_epochs=2")
-    assert (ended.new, ended.exit_code) == ([], 3)
-    (run,) = Path(ended.out.rpartition("run: ")[2].strip()).resolve().parents[0].iterdir()
-    (run / "outcome.json").unlink()
-    again = hydra_door("resume=auto", *EASY, "preflight_bounds.n_batches=7")
-    assert "preflight: left out, since the run goes on from " in again.out
-    assert (again.new, again.exit_code) == ([], 3)
-
-
-@pytest.mark.slow
 def test_the_lightning_door_names_the_first_finding_too(
     lightning: Callable[..., Any], finished_run: Path, runs: Path, detached: None
 ) -> None:
@@ -143,41 +118,13 @@ def test_the_lightning_door_names_the_first_finding_too(
     assert "Epoch" not in answer.out  # a line or two, not a whole run's
 
 
-@pytest.mark.slow
-def test_seconds_that_are_over_leave_it_unknown(hydra_door: Callable[..., Any]) -> None:
-    answer = hydra_door("preflight=true", "preflight_bounds.max_seconds=1e-3")
-    assert answer.exit_code == 4
-    assert "preflight: unknown, nothing is trained. " in answer.out
-    assert "0.001 s were over: raise preflight_bounds.max_seconds" in answer.out
-    assert verdict(answer.run / "preflight")["steps"] == 1
-
-
-@pytest.mark.slow
-def test_a_gate_that_is_stuck_in_it_ends_the_run_as_in_training(
-    hydra_door: Callable[..., Any],
-) -> None:
-    words = ("optimizer.init_args.lr=1e+30", "gate.max_consecutive_skips=1")
-    answer = hydra_door("preflight=true", *words)
-    assert answer.exit_code == 5
-    assert "vetoes in a row" in answer.out
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("preflight=often",), "preflight must be bool: got 'often'."),
-        (("preflight_bounds.max_steps=0",), "preflight_bounds.max_steps must be at least 1: got 0"),
         (("preflight_bounds.max_step=3",), "Did you mean 'preflight_bounds.max_steps'?"),
-        pytest.param(
-            ("preflight=true", "trainer=fsdp"),
-            "got trainer.strategy ModelParallelStrategy",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("preflight=true", "objective.metric=val/los"),
-            "Did you mean 'val/loss'?",
-            marks=pytest.mark.slow,
-        ),
+        (("preflight=true", "trainer=fsdp"), "got trainer.strategy ModelParallelStrategy"),
+        (("preflight=true", "objective.metric=val/los"), "Did you mean 'val/loss'?"),
     ],
 )
 def test_what_cannot_be_tried_is_refused_in_a_line_and_leaves_nothing(
@@ -190,13 +137,6 @@ def test_what_cannot_be_tried_is_refused_in_a_line_and_leaves_nothing(
     assert answer.new == []
 
 
-def test_only_what_trains_is_tried(lightning: Callable[..., Any], finished_run: Path) -> None:
-    answer = lightning("test", "--config", finished_run / "config.yaml", "--preflight", "true")
-    assert answer.exit_code == 1
-    assert "got preflight=true for test" in answer.err
-
-
-@pytest.mark.slow
 def test_one_process_tries_for_all_ranks(tiny: list[str], tmp_path: Path) -> None:
     words = [word for word in tiny if word not in ("trainer=cpu", "data.init_args.n_scenes=32")]
     words += ["trainer=ddp", "trainer.accelerator=cpu", "data.init_args.n_scenes=64", *EASY]
@@ -213,4 +153,4 @@ def test_one_process_tries_for_all_ranks(tiny: list[str], tmp_path: Path) -> Non
         assert answer.stdout.count("preflight: pass") == (name == "tried")
     runs = [next((tmp_path / name / "overfit").iterdir()) for name in ("tried", "not")]
     assert rows(runs[0]) == rows(runs[1])
-    assert list(differ(*(saved(run)["state_dict"] for run in runs))) == []
+    assert same(*runs)
