@@ -89,13 +89,14 @@ def tried(cli: MusicCLI, requests: LeaveRequests) -> Trial | None:
         return None
     folder = Path(cli.trainer.default_root_dir) / FOLDER
     logger.info(
-        "preflight: can it memorise %d batch(es) in %d steps and %g s?",
-        *(bounds.n_batches, bounds.max_steps, bounds.max_seconds),
+        "preflight: can it memorise %s in %d steps and %g s?",
+        "a batch" if bounds.n_batches == 1 else f"{bounds.n_batches} batches",
+        *(bounds.max_steps, bounds.max_seconds),
     )
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed in it
     folder.mkdir()
     try:
-        # cuda's numbers included; the second building draws the same ones again
+        # building and training draw numbers; those of all devices are put back
         with quiet(), isolate_rng():
             trial = _try(cli, bounds, folder, requests)
     except ConfigurationError:
