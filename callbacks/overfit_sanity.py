@@ -238,7 +238,8 @@ class OverfitSanity(StepObserver):
             return
         self.verdict.write(folder)
         level = logging.INFO if self.verdict.verdict == "pass" else logging.WARNING
-        log.log(level, "%s", "; ".join([f"Verdict: {self.verdict.verdict}", *self.verdict.reasons]))
+        reasons = [reason.rstrip(".") for reason in self.verdict.reasons]
+        log.log(level, "%s", "; ".join([f"Verdict: {self.verdict.verdict}", *reasons]))
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir if self.folder is None else self.folder)

@@ -243,13 +243,26 @@ def test_a_still_model_after_a_resume_is_said_to_be_still_since_then(
     assert "no parameter moved in 8 steps since the resume" in judge.verdict.reasons
 
 
-def test_where_a_doctor_watches_its_first_finding_is_the_first_reason(gated, fit) -> None:
-    module = gated()
-    module.backbone.register_forward_hook(lambda *seen: seen[-1].detach())
+@pytest.mark.parametrize(
+    ("fault", "first"),
+    [
+        ("detached", "GRAPH_DETACHED in backbone: no gradient"),
+        ("frozen", "GROUP_FROZEN in head: none of its"),
+        ("slow", "RATE_TOO_LOW in learning rate: "),
+    ],
+)
+def test_where_a_doctor_watches_its_first_finding_is_the_first_reason(
+    gated, fit, fault: str, first: str
+) -> None:
+    module = gated(lr=1e-8) if fault == "slow" else gated()
+    if fault == "detached":
+        module.backbone.register_forward_hook(lambda *seen: seen[-1].detach())
+    if fault == "frozen":
+        module.head.requires_grad_(False)
     judge = OverfitSanity(min_loss_drop=0.999)
     fit(module, RunDoctor(), judge, max_epochs=4)
     assert judge.verdict.verdict == "fail"
-    assert judge.verdict.reasons[0].startswith("GRAPH_DETACHED in backbone: no gradient")
+    assert judge.verdict.reasons[0].startswith(first)
     assert len(judge.verdict.reasons) > 1
 
 

@@ -5,12 +5,11 @@ line; both build and run it here, so that a run replays through either.
 """
 
 from musicnet.cli.console import console
+from musicnet.cli.fitting import BAD_INPUT, ENDED_BY_SIGNAL
 from musicnet.cli.music_cli import MusicCLI, Verb
 from musicnet.cli.objective import Objective
 from musicnet.cli.refusals import ConfigurationError, nearest
 from musicnet.cli.runs import (
-    BAD_INPUT,
-    ENDED_BY_SIGNAL,
     Outcome,
     fit_as_further_rank,
     launch_environment,

@@ -80,3 +80,27 @@ def console() -> Iterator[None]:
             logger.setLevel(level)
             logger.handlers[:] = handlers
             logger.propagate = propagate
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Print nothing until the block ends; other handlers, such as files, still get every line.
+
+    Example:
+        >>> with console(), quiet():
+        ...     logging.getLogger("callbacks.run_log").info("[STEP] Δparam ||·||₂ = 1.234e-03")
+    """
+    printers = [one for one in logging.getLogger().handlers if isinstance(one, _Console)]
+    for printer in printers:
+        printer.addFilter(_nothing)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for printer in printers:
+            printer.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False

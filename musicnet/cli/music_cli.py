@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from typing_extensions import override
 
 from musicnet.cli.objective import MetricWatch
+from musicnet.cli.preflight_bounds import PreflightBounds, check_preflight
 from musicnet.cli.refusals import (
     ALLOWED_IMPORTS,
     ConfigurationError,
@@ -28,6 +29,7 @@ from musicnet.cli.refusals import (
 from musicnet.cli.resumption import TakenUp, Wanted, take_up
 from musicnet.cli.schema import (
     ACCEPTED,
+    DEFAULTS,
     OWN_ARGUMENTS,
     SHARED,
     callbacks_in_files,
@@ -36,7 +38,7 @@ from musicnet.cli.schema import (
     fault_in_words,
     shared_first,
 )
-from musicnet.cli.threads import AUTO, settle_threads
+from musicnet.cli.threads import settle_threads
 from musicnet.cli.trained_weights import differences, fitting_checkpoint
 from musicnet.cli.trainer_settings import trainer_fault
 from musicnet.gate.checkpoint_files import WholeCheckpoints
@@ -77,6 +79,7 @@ class MusicCLI(LightningCLI):
         checkpoint: what the run starts from; None starts anew.
         start: the checkpoint that it was told to start from, in a folder of its own.
         savepoints: the callback that saves.
+        preflight: what goes before training; None trains at once.
 
     Raises:
         ConfigurationError: something in `args` cannot be run; one line says what.
@@ -96,6 +99,7 @@ class MusicCLI(LightningCLI):
         self.run_id = new_run_id()
         self.taken_up: TakenUp | None = None
         self.savepoints: Savepoints | None = None
+        self.preflight: PreflightBounds | None = None
         self._resume: str | None = None
         self._lock: RunLock | None = None
         self.watch: MetricWatch | None = None
@@ -124,9 +128,8 @@ class MusicCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare what a run has beside trainer, model and data."""
-        defaults = {"experiment": "unnamed", "callbacks": {}, "threads": AUTO}
         for name, kind in OWN_ARGUMENTS.items():
-            parser.add_argument(f"--{name}", type=kind, default=defaults.get(name))
+            parser.add_argument(f"--{name}", type=kind, default=DEFAULTS.get(name))
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -155,9 +158,20 @@ class MusicCLI(LightningCLI):
         start, self.config["ckpt_path"] = self.config.ckpt_path, None
         if self.run_folder is None and start is not None:
             self.checkpoint, self.start = Path(start), Path(start).absolute()
+        self._take_preflight()
         callbacks = self.config.callbacks or {}
         if not isinstance(args, dict) and None in callbacks.values():
             check_switched_off(callbacks, callbacks_in_files(args))
+
+    def _take_preflight(self) -> None:
+        """Take it out of the configuration, whose hash tells which run is which."""
+        asked, bounds = self.config.pop("preflight"), self.config.pop("preflight_bounds")
+        if asked and self.verb != "fit":
+            raise ConfigurationError(
+                f"preflight goes before training: got preflight=true for {self.verb}. Leave it out."
+            )
+        checked = PreflightBounds(**({} if bounds is None else bounds.as_dict()))
+        self.preflight = checked if asked else None
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -166,7 +180,7 @@ class MusicCLI(LightningCLI):
             raise ConfigurationError(fault)
         self._dump_config()
         model, data = self.config_dump["model"], self.config_dump["data"]
-        scenes = [part["init_args"].get("scene") for part in (model, data)]
+        scenes = [(part.get("init_args") or {}).get("scene") for part in (model, data)]
         if None not in scenes and scenes[0] != scenes[1]:
             raise ConfigurationError(
                 "model and data must speak of the same scene: got different ones "
@@ -238,9 +252,12 @@ class MusicCLI(LightningCLI):
             for callback in callbacks:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                     callback.dirpath = str(folder / "checkpoints")
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 **kwargs, callbacks=callbacks, default_root_dir=folder
             )
+            if self.preflight is not None:
+                check_preflight(trainer, self.model)
+            return trainer
 
     def _awaited_metrics(self, chosen: Mapping[str, Any]) -> dict[str, str]:
         """Metric by the key that names it: the objective, and what callbacks monitor."""
@@ -268,6 +285,12 @@ class MusicCLI(LightningCLI):
             folder.rmdir()
             raise
         self.run_folder = folder
+
+    def keep_config(self) -> None:
+        """Leave `config.yaml`, as a fit does when it begins."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveRunConfig):
+                callback.save_config(self.trainer, self.model, "fit")
 
     def release(self) -> None:
         """Let other processes have the run folder."""

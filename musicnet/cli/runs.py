@@ -4,11 +4,9 @@ A MusicCLI comes in; an Outcome goes out. Other ranks of a distributed fit get t
 through the environment, since Lightning starts them with the command line of the first.
 """
 
-import errno
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -19,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from musicnet.cli.fitting import BAD_INPUT, ENDED_BY_SIGNAL, GATE_STUCK, fit
 from musicnet.cli.music_cli import MusicCLI
 from musicnet.cli.objective import find
-from musicnet.cli.refusals import ConfigurationError, one_line
+from musicnet.cli.preflight import Trial, tried
+from musicnet.cli.refusals import ConfigurationError
 from musicnet.diagnosis.verdict import EXIT_CODES, Verdict
 from musicnet.gate.leaving import LeftOnSignalError, leave_requests
 from musicnet.gate.step_gate import GateStuckError
@@ -34,11 +33,6 @@ from musicnet.records.provenance import collect_provenance
 from musicnet.records.run_outcome import write_outcome
 from musicnet.scene.sources import Sources
 
-BAD_INPUT = 1
-GATE_STUCK = 5
-ENDED_BY_SIGNAL = 128
-"""Exit codes beside 0 and those of a verdict (3 and 4); to the last, a signal adds its number."""
-
 _TREE, _FOLDER, _CHECKPOINT = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER", "MUSICNET_CHECKPOINT"
 _LAUNCH_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -46,8 +40,6 @@ _LAUNCH_VARIABLES = (
 )
 
 _PATIENCE_S = 3.0  # ranks refuse a run at about the same time; what kills them all comes later
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +137,12 @@ def _fit(cli: MusicCLI) -> Outcome:
     with leave_requests() as requests, _closing(cli):
         if is_first_rank and cli.taken_up is None:
             _write_provenance(cli)
+        trial = tried(cli, requests) if is_first_rank else None
+        if trial is not None and trial.exit_code != 0:
+            return _unfit(cli, trial)
         if cli.savepoints is not None:
             cli.savepoints.requests = requests
-        ended_by = _train(cli, folder)
+        ended_by = fit(cli, folder)
         with _last_lines(cli):
             try:
                 outcome = _outcome(cli, ended_by)
@@ -164,35 +159,15 @@ def _fit(cli: MusicCLI) -> Outcome:
     return outcome if is_first_rank else Outcome(exit_code=0)
 
 
-def _train(cli: MusicCLI, folder: Path) -> BaseException | None:
-    """Fit; give what ended it before its time, if that was to be expected."""
-    if cli.taken_up is not None and cli.taken_up.checkpoint is None:
-        # what it did before its first checkpoint is done again
-        for name in ("metrics.jsonl", "train.log"):
-            (folder / name).unlink(missing_ok=True)
-    try:
-        cli.trainer.fit(
-            cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True
-        )
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        # Before anything was trained, only the configuration can be the cause.
-        has_trained = cli.watch is None or cli.watch.has_trained
-        if has_trained and not isinstance(error, ConfigurationError | MisconfigurationException):
-            raise
-        if cli.trainer.is_global_zero and not has_trained and cli.taken_up is None:
-            shutil.rmtree(folder)
-        logger.debug("refused", exc_info=error)
-        raise ConfigurationError(one_line(error)) from error
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise ConfigurationError(
-            f"the run needs room for its files: got {os.strerror(error.errno)} in {folder}. What "
-            "was saved before is whole: make room, and go on with resume=auto."
-        ) from error
-    except (GateStuckError, LeftOnSignalError) as error:
-        return error
-    return None
+def _unfit(cli: MusicCLI, trial: Trial) -> Outcome:
+    """The end of a run that its preflight has kept from training."""
+    if isinstance(trial.ended_by, LeftOnSignalError):
+        logger.error("%s in the preflight: go on with resume=auto", trial.ended_by)
+        return Outcome(exit_code=trial.exit_code)
+    cli.keep_config()
+    _note_end(cli, trial.exit_code)
+    logger.info("run: %s", os.path.relpath(cli.trainer.default_root_dir))
+    return Outcome(exit_code=trial.exit_code)
 
 
 @contextmanager
@@ -293,7 +268,7 @@ def _verdict(cli: MusicCLI) -> Verdict | None:
 
 
 def _summary(verdict: Verdict) -> str:
-    """One line; the reasons stand above, where the verdict was given."""
+    """One line; all reasons stand above, where the verdict was given."""
     numbers = {
         "recall {:.3f}": verdict.recall,
         "median error {:.4f} m": verdict.median_error_m,
@@ -302,4 +277,5 @@ def _summary(verdict: Verdict) -> str:
         "{:.1f} s": verdict.seconds,
     }
     told = ", ".join(form.format(value) for form, value in numbers.items() if value is not None)
-    return f"verdict: {verdict.verdict} ({told})"
+    because = f": {verdict.reasons[0]}" if verdict.reasons else ""
+    return f"verdict: {verdict.verdict} ({told}){because}"

@@ -10,7 +10,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from musicnet.cli.objective import Objective
+from musicnet.cli.preflight_bounds import PreflightBounds
 from musicnet.cli.refusals import ConfigurationError, first_fault, nearest, one_line
+from musicnet.cli.threads import AUTO
 from musicnet.cli.trainer_settings import trainer_fault
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.step_gate import StepGate
@@ -24,8 +26,18 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "threads": int | Literal["auto"],
     "ckpt_path": str | None,
     "resume": str | None,
+    "preflight": bool,
+    "preflight_bounds": PreflightBounds | None,
 }
 """What a run has beside trainer, model and data."""
+
+DEFAULTS: dict[str, Any] = {
+    "experiment": "unnamed",
+    "callbacks": {},
+    "threads": AUTO,
+    "preflight": False,
+}
+"""Of these, where they are not None."""
 
 SHARED: dict[str, Any] = {
     "scene": Scene,

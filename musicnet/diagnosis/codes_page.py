@@ -25,7 +25,8 @@ A run *learns*, *does not learn* because of the first finding, or it *could not 
 is empty, torn, mixed or of another run or older code gets no verdict. Findings stand in the order
 of the table: a cause before what it brings about. An error keeps the run from learning or its
 figures from being true; a warning costs something; what is harmless is said, so that nobody hunts
-for it.
+for it. [An overfit run](overfit.md), or the one that `preflight=true` makes before a run, gives its
+first finding as the reason when it fails.
 
 What goes by in every step is nearly free: the gate's reports, a few elements of the weights, rates,
 times. At validations and at the end one batch is evaluated a few times, with its labels where they
