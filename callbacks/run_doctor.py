@@ -19,13 +19,16 @@ from callbacks.doctoring.pictures import picture_of
 from callbacks.doctoring.watch import RunWatch
 from callbacks.observing import StepObserver
 from callbacks.overfit_sanity import OverfitSanity
-from musicnet.diagnosis.evidence import Processes, RunEvidence
+from musicnet.diagnosis.evidence import Length, Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
-from musicnet.diagnosis.judging import diagnose, judge_run
+from musicnet.diagnosis.judging import diagnose, held_against, judge_run
 from musicnet.diagnosis.report.page import Picture, write_report
+from musicnet.diagnosis.run_files import LOG_NAME
 from musicnet.diagnosis.saved import Curve, Diagnosis, joined
+from musicnet.diagnosis.verdict import Verdict
 from musicnet.gate.step_gate import StepReport
 from musicnet.records import provenance
+from musicnet.records.log_mark import mark_of
 from musicnet.records.plain_data import from_plain, to_plain
 from musicnet.records.provenance import read_provenance
 
@@ -93,7 +96,8 @@ class RunDoctor(StepObserver):
         self._begun: dict[str, Any] | None = None
         self._before_training: dict[str, Any] = {}
         self._next_look = FIRST_LOOK
-        self._saved_at = 0.0
+        self._saved_at = -math.inf
+        self._is_sharded = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,7 +109,7 @@ class RunDoctor(StepObserver):
             self._begun = None
             self._before_training = {}
             self._next_look = FIRST_LOOK
-            self._saved_at = time.monotonic()
+            self._is_sharded = False
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,13 +120,13 @@ class RunDoctor(StepObserver):
         asked = schedule_audit.asked_rates(pl_module.hparams)
         if self.rate is not None:
             asked = [("RunDoctor.rate", self.rate)]
-        if _is_sharded(trainer):
-            log.info("Doctor: weights are shared out over processes, which nobody watches")
-            return
-        self._watch = RunWatch(trainer, pl_module, asked)
-        if self._begun is not None:
-            self._watch.takes_up(self._begun)
-        self._watch.validating.ends(self._before_training, trainer.global_step)
+        self._is_sharded = _is_sharded(trainer)
+        if not self._is_sharded:
+            self._watch = RunWatch(trainer, pl_module, asked)
+            if self._begun is not None:
+                self._watch.takes_up(self._begun)
+            self._watch.validating.ends(self._before_training, trainer.global_step)
+        self._begin(trainer)
 
     @override
     def on_train_batch_start(
@@ -228,8 +232,7 @@ class RunDoctor(StepObserver):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._watch is not None:
-            self._watch.epochs += 1
-            self._watch.pace.is_interrupted()
+            self._watch.epoch_ends()
             self._look(trainer)
 
     @override
@@ -237,7 +240,12 @@ class RunDoctor(StepObserver):
         if self._watch is not None:
             self._watch.compare_ranks()
             self._watch.probe(last=True)
-            self._finish(trainer, pl_module)
+            self._look(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # by now a verdict by bars is there, from a callback that wanted the findings first
+        self._finish(trainer, pl_module)
 
     @override
     def on_exception(
@@ -246,7 +254,9 @@ class RunDoctor(StepObserver):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         watch, quarrel = self._watch, _quarrel(exception)
-        if watch is not None:
+        if self._is_sharded:
+            self._finish(trainer, pl_module)
+        elif watch is not None:
             if quarrel:
                 n_ranks, n_compared = watch.processes.n, watch.processes.n_compared
                 watch.processes = Processes(n_ranks, n_compared, quarrel=quarrel)
@@ -284,16 +294,33 @@ class RunDoctor(StepObserver):
     def _all_curves(self) -> tuple[Curve, ...]:
         return joined(self._earlier, () if self._watch is None else self._watch.curves())
 
+    def _begin(self, trainer: Trainer) -> None:
+        """Leave a first word: a run that is killed at once had a doctor, too."""
+        if self._is_sharded:
+            self._conclude(trainer, _unwatched(trainer))
+        elif self._watch is not None:
+            self.evidence = self._watch.evidence(shares_by_intent=False)
+            self.judgement = judge_run(self.evidence, self.findings)
+        if self._is_sharded and self.judgement is not None and trainer.is_global_zero:
+            log.warning("Doctor: %s: %s", self.judgement.outcome, self.judgement.because)
+        self._save(trainer)
+        self._saved_at = -math.inf  # the first look is worth a file
+
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_sharded:
+            self._conclude(trainer, _unwatched(trainer))
         self._look(trainer)
-        if self.judgement is not None and trainer.is_global_zero:
-            log.info("Doctor: %s; %s", self.judgement.outcome, self.judgement.because)
+        if self.judgement is None or (self._watch is None and not self._is_sharded):
+            return
+        if trainer.is_global_zero:
+            log.info("Doctor: %s: %s", self.judgement.outcome, self.judgement.because)
+        picture = None
         if self._watch is not None:
-            picture = None
             if self._watch.steps >= STEPS_FOR_PICTURE and trainer.is_global_zero:
                 picture = self._watch.tried("picture", lambda: picture_of(pl_module))
-            self._save(trainer)
-            self._report(trainer, pl_module, picture)
+        self._save(trainer)
+        self._report(trainer, pl_module, picture)
+        if self._watch is not None:
             self._watch.close()
 
     def _report(
@@ -330,6 +357,7 @@ class RunDoctor(StepObserver):
             judgement=self.judgement,
             curves=self._all_curves(),
             vetoes=() if self._watch is None else self._watch.vetoes(),
+            log=mark_of(folder / LOG_NAME),
         )
         self.diagnosis.write(folder)
 
@@ -357,7 +385,9 @@ class RunDoctor(StepObserver):
             # the newest figures, and the step at which it was first seen
             known[key] = replace(finding, step=known.get(key, finding).step)
         self.findings = in_order(known.values())
-        self.judgement = judge_run(self.evidence, self.findings)
+        judged = (getattr(one, "verdict", None) for one in trainer.callbacks)  # type: ignore[attr-defined]
+        verdict = next((one for one in judged if isinstance(one, Verdict)), None)
+        self.judgement = held_against(judge_run(self.evidence, self.findings), verdict)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir if self.folder is None else self.folder)
@@ -383,6 +413,15 @@ def _config_text(folder: Path, module: LightningModule) -> str | None:
     if path.exists():
         return path.read_text(encoding="utf-8")
     return "\n".join(f"{key}: {value}" for key, value in module.hparams.items()) or None
+
+
+def _unwatched(trainer: Trainer) -> RunEvidence:
+    """What is known of a run that cannot be watched."""
+    return RunEvidence(
+        length=Length(steps=trainer.global_step),
+        processes=Processes(n=trainer.world_size, is_sharded=True),
+        unseen=("weights: they are sharded, no process holds them whole",),
+    )
 
 
 def _is_sharded(trainer: Trainer) -> bool:

@@ -167,7 +167,8 @@ class Losses:
     """The training loss.
 
     As backward got it, batch by batch; where the objective has changed on the way, so that its
-    figures cannot be compared, as the module logged it under one name, epoch by epoch.
+    figures cannot be compared, as the module logged it under one name, epoch by epoch; the first
+    batches then in the measure of the log.
 
     Args:
         n: losses seen.

@@ -19,6 +19,8 @@ from musicnet.records.plain_data import from_plain, to_plain
 
 FILE_NAME = "diagnosis.json"
 FORMAT = "musicnet.diagnosis/2"
+AS_LOGGED = "training loss, as logged"
+"""Name of the curve by epoch, beside that of what went backward, by batch."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from musicnet.diagnosis.findings import Finding, Outcome
 from musicnet.diagnosis.report.charts import Chart, Line, figure
 from musicnet.diagnosis.report.style import STYLE
-from musicnet.diagnosis.saved import Curve, Diagnosis
+from musicnet.diagnosis.saved import AS_LOGGED, Curve, Diagnosis
 from musicnet.records.atomic_files import write_text
 from musicnet.records.provenance import Provenance
 
@@ -130,7 +130,7 @@ def charts_of(diagnosis: Diagnosis) -> list[Chart]:
             "Training loss",
             "batches",
             "loss",
-            _lines(curves, "training loss"),
+            _training_lines(curves, diagnosis.evidence.losses.key),
             logarithmic=True,
         ),
         Chart(
@@ -181,6 +181,18 @@ def _lines(curves: Mapping[str, Curve], prefix: str) -> tuple[Line, ...]:
     )
 
 
+def _training_lines(curves: Mapping[str, Curve], key: str) -> tuple[Line, ...]:
+    """What went backward; where that cannot be compared over the run, after what was logged."""
+    backward, logged = curves.get("training loss"), curves.get(AS_LOGGED)
+    lines = []
+    if key and logged is not None:
+        lines.append(Line(f"{key}, by epoch", logged.x, logged.y))
+    if backward is not None:
+        name = "objective of the phase, by batch" if lines else "training loss"
+        lines.append(Line(name, backward.x, backward.y))
+    return tuple(lines)
+
+
 def _numbers(diagnosis: Diagnosis) -> str:
     seen = diagnosis.evidence
     vetoed = seen.gating.n_vetoes
@@ -189,8 +201,10 @@ def _numbers(diagnosis: Diagnosis) -> str:
         "steps": f"{seen.length.steps}",
         "batches": f"{seen.length.batches}",
         "vetoes": f"{vetoed}" if seen.length.attempts else "no gate",
-        "training loss": _pair(seen.losses.first, seen.losses.last),
-        "validation loss": _pair(seen.losses.val_first, seen.losses.val_last),
+        seen.losses.key or "training loss": _pair(seen.losses.first, seen.losses.last),
+        seen.losses.val_key or "validation loss": _pair(
+            seen.losses.val_first, seen.losses.val_last
+        ),
         "time of a step": "not seen" if step is None else f"{step:.1f} ms",
         "waiting for data": "not seen" if wait is None else f"{wait:.1f} ms",
     }

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from musicnet import __main__ as door
+from musicnet.commands import doctor as doctor_command
 from musicnet.diagnosis.evidence import Length, Losses, Motion, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement
 from musicnet.diagnosis.saved import Diagnosis
 from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, judge
 from musicnet.records.append_log import AppendLog
 from musicnet.records.log_mark import mark_of
-from musicnet.records.provenance import collect_provenance, hash_config
+from musicnet.records.provenance import Provenance, collect_provenance, hash_config
 
 CONFIG = {"optimizer": {"lr": 0.001}, "seed": 0}
 RUN_ID = "c0ffee00"
@@ -57,8 +58,19 @@ def rows(last_loss: float = 0.5) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def origin() -> Provenance:
+    """Where runs of this code come from; git is asked once."""
+    return collect_provenance(CONFIG, run_id=RUN_ID, code_folder=Path(__file__).parent)
+
+
+@pytest.fixture(autouse=True)
+def same_code(origin: Provenance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_command, "collect_provenance", lambda **_: origin)
+
+
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Callable[..., Path]:
+def run_folder(tmp_path: Path, origin: Provenance) -> Callable[..., Path]:
     def make(
         content: list[dict[str, Any]] | None = None,
         diagnosis: Diagnosis | None = None,
@@ -67,8 +79,6 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        here = Path(__file__).parent
-        origin = collect_provenance(CONFIG, run_id=RUN_ID, code_folder=here)
         replace(origin, **changes).write(folder)
         (folder / "config.yaml").write_text(json.dumps(CONFIG), encoding="utf-8")
         with AppendLog(folder / "metrics.jsonl", run_id=RUN_ID) as log:
