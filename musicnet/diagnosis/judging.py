@@ -93,12 +93,12 @@ def held_against(judgement: Judgement, verdict: Verdict | None) -> Judgement:
         >>> verdict = judge(missed, bars, seconds=1.0, run_id=None)
         >>> held_against(Judgement("learns", "the loss fell by 50 %."), verdict)
         Judgement(outcome='does not learn', because='its verdict is fail: recall is 0.2000, 0.9 was
-        asked for; the loss fell by 50 %.')
+        asked for.')
     """
     if verdict is None or verdict.verdict != "fail" or judgement.outcome != "learns":
         return judgement
     missed = "; ".join(reason.rstrip(".") for reason in verdict.reasons)
-    return Judgement("does not learn", f"its verdict is fail: {missed}; {judgement.because}")
+    return Judgement("does not learn", f"its verdict is fail: {missed}.")
 
 
 def _shown(value: float | None) -> str:

@@ -78,12 +78,13 @@ def read_run(folder: Path, asked: Asked) -> Reading:
     judged = files.judged
     if judged is not None and judged.steps < seen.length.steps:
         judged = None
+    diagnosis = _diagnosis(files, seen, told, judged)
     return Reading(
         folder=folder,
         origin=files.origin,
-        diagnosis=_diagnosis(files, seen, told, judged),
+        diagnosis=diagnosis,
         stale=files.stale,
-        notes=tuple(_notes(files, seen)),
+        notes=tuple(_notes(files, seen, diagnosis.judgement)),
         logged=losses_by_step(files.rows),
     )
 
@@ -137,7 +138,7 @@ def _diagnosis(
     return replace(left, evidence=seen, findings=findings, judgement=judgement, curves=curves)
 
 
-def _notes(files: RunFiles, seen: RunEvidence) -> Iterator[str]:
+def _notes(files: RunFiles, seen: RunEvidence, judgement: Judgement) -> Iterator[str]:
     if files.origin is not None and files.origin.git_dirty:
         yield "the code had changes that no commit holds"
     if files.left is None:
@@ -163,7 +164,8 @@ def _notes(files: RunFiles, seen: RunEvidence) -> Iterator[str]:
         yield f"{verdict.FILE_NAME}: pass"
     else:
         reasons = "; ".join(reason.rstrip(".") for reason in judged.reasons)
-        yield f"{verdict.FILE_NAME}: {judged.verdict}: {reasons}"
+        if reasons not in judgement.because:
+            yield f"{verdict.FILE_NAME}: {judged.verdict}: {reasons}"
 
 
 def dumped(reading: Reading) -> dict[str, Any]:

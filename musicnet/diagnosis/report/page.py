@@ -100,7 +100,7 @@ def report(
 <header>
 <h1>{escape(title)}</h1>
 <p class="verdict {outcome.split()[0]}"><strong>{_MEANING[outcome]}</strong>
-{escape(diagnosis.judgement.because)}</p>
+{escape(_sentence(diagnosis.judgement.because))}</p>
 {_numbers(diagnosis)}
 </header>
 <main>
@@ -230,11 +230,15 @@ def _findings(findings: Iterable[Finding]) -> str:
         f'<li class="{finding.severity}"><h3>{escape(finding.code)}'
         f"{f' <span>in {escape(finding.where)}</span>' if finding.where else ''}</h3>"
         f'<p class="sure">{finding.severity}, {100 * finding.confidence:.0f} % sure, first seen at '
-        f"step {finding.step}</p><p>{escape(finding.evidence)}</p>"
+        f"step {finding.step}</p><p>{escape(_sentence(finding.evidence))}</p>"
         f"<p><b>What to do.</b> {escape(finding.cure)}</p></li>"
         for finding in findings
     )
     return f'<ol class="findings">{items}</ol>' if items else "<p>Nothing was found.</p>"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _vetoes(diagnosis: Diagnosis) -> str:

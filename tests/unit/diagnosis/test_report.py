@@ -217,7 +217,11 @@ def browser() -> str | None:
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(browser() is None, reason="no chromium on the PATH")
+@pytest.mark.skipif(
+    browser() is None,
+    reason="no browser on the PATH: install one as `chromium`, `chromium-browser` or "
+    "`google-chrome`, for instance by `apt-get install chromium`",
+)
 @pytest.mark.parametrize("width", [360, 1200])
 def test_in_a_browser_nothing_is_cut_and_nothing_overlaps(width: int, tmp_path: Path) -> None:
     asked = page().replace("</body>", f"<script>{MEASURE}</script></body>")
