@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,10 +15,17 @@ from typing_extensions import override
 
 from callbacks.doctoring import schedule_audit
 from callbacks.doctoring.pictures import picture_of
+from callbacks.doctoring.surroundings import (
+    config_text,
+    is_sharded,
+    quarrel_of,
+    run_id_of,
+    unwatched,
+)
 from callbacks.doctoring.watch import RunWatch
 from callbacks.observing import StepObserver
 from callbacks.overfit_sanity import OverfitSanity
-from musicnet.diagnosis.evidence import Length, Processes, RunEvidence
+from musicnet.diagnosis.evidence import Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
 from musicnet.diagnosis.judging import diagnose, held_against, judge_run
 from musicnet.diagnosis.report.page import Picture, write_report
@@ -120,7 +126,7 @@ class RunDoctor(StepObserver):
         asked = schedule_audit.asked_rates(pl_module.hparams)
         if self.rate is not None:
             asked = [("RunDoctor.rate", self.rate)]
-        self._is_sharded = _is_sharded(trainer)
+        self._is_sharded = is_sharded(trainer)
         if not self._is_sharded:
             self._watch = RunWatch(trainer, pl_module, asked)
             if self._begun is not None:
@@ -253,7 +259,7 @@ class RunDoctor(StepObserver):
     ) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        watch, quarrel = self._watch, _quarrel(exception)
+        watch, quarrel = self._watch, quarrel_of(exception)
         if self._is_sharded:
             self._finish(trainer, pl_module)
         elif watch is not None:
@@ -297,7 +303,7 @@ class RunDoctor(StepObserver):
     def _begin(self, trainer: Trainer) -> None:
         """Leave a first word: a run that is killed at once had a doctor, too."""
         if self._is_sharded:
-            self._conclude(trainer, _unwatched(trainer))
+            self._conclude(trainer, unwatched(trainer))
         elif self._watch is not None:
             self.evidence = self._watch.evidence(shares_by_intent=False)
             self.judgement = judge_run(self.evidence, self.findings)
@@ -308,20 +314,19 @@ class RunDoctor(StepObserver):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_sharded:
-            self._conclude(trainer, _unwatched(trainer))
+            self._conclude(trainer, unwatched(trainer))
         self._look(trainer)
         if self.judgement is None or (self._watch is None and not self._is_sharded):
             return
         if trainer.is_global_zero:
             log.info("Doctor: %s: %s", self.judgement.outcome, self.judgement.because)
-        picture = None
-        if self._watch is not None:
-            if self._watch.steps >= STEPS_FOR_PICTURE and trainer.is_global_zero:
-                picture = self._watch.tried("picture", lambda: picture_of(pl_module))
+        watch, picture = self._watch, None
+        if watch is not None and watch.steps >= STEPS_FOR_PICTURE and trainer.is_global_zero:
+            picture = watch.tried("picture", lambda: picture_of(pl_module))
         self._save(trainer)
         self._report(trainer, pl_module, picture)
-        if self._watch is not None:
-            self._watch.close()
+        if watch is not None:
+            watch.close()
 
     def _report(
         self, trainer: Trainer, pl_module: LightningModule, picture: Picture | None = None
@@ -336,7 +341,7 @@ class RunDoctor(StepObserver):
             self.diagnosis,
             title=f"{type(pl_module).__name__}, run {self.diagnosis.run_id or folder.name}",
             origin=read_provenance(folder) if has_origin else None,
-            config=_config_text(folder, pl_module),
+            config=config_text(folder, pl_module),
             picture=picture,
         )
 
@@ -351,7 +356,7 @@ class RunDoctor(StepObserver):
             return
         folder = self._folder(trainer)
         self.diagnosis = Diagnosis(
-            run_id=_run_id(folder),
+            run_id=run_id_of(folder),
             evidence=self.evidence,
             findings=tuple(self.findings),
             judgement=self.judgement,
@@ -391,39 +396,3 @@ class RunDoctor(StepObserver):
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir if self.folder is None else self.folder)
-
-
-def _run_id(folder: Path) -> str | None:
-    """Whose folder it is; None if nobody has said."""
-    if not (folder / provenance.FILE_NAME).exists():
-        return None
-    return read_provenance(folder).run_id
-
-
-def _quarrel(exception: BaseException) -> str:
-    """What a vote of ranks that disagree has said; empty if it was not that."""
-    lines = f"{type(exception).__name__}: {exception}".splitlines()
-    told = [line for line in lines if "RankMismatchError: " in line]
-    return told[-1].partition("RankMismatchError: ")[2] if told else ""
-
-
-def _config_text(folder: Path, module: LightningModule) -> str | None:
-    """The configuration of the run, else the hyper-parameters of the module."""
-    path = folder / "config.yaml"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    return "\n".join(f"{key}: {value}" for key, value in module.hparams.items()) or None
-
-
-def _unwatched(trainer: Trainer) -> RunEvidence:
-    """What is known of a run that cannot be watched."""
-    return RunEvidence(
-        length=Length(steps=trainer.global_step),
-        processes=Processes(n=trainer.world_size, is_sharded=True),
-        unseen=("weights: they are sharded, no process holds them whole",),
-    )
-
-
-def _is_sharded(trainer: Trainer) -> bool:
-    """Whether no process holds whole weights; what views of them would show is not theirs."""
-    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

@@ -53,9 +53,7 @@ class LoggedLoss:
             self._phase = phase if self._phase is None else self._phase
             self._jumps |= phase != self._phase
 
-    def epoch_ends(
-        self, metrics: Mapping[str, Any], objective: float | None, batches: int
-    ) -> None:
+    def epoch_ends(self, metrics: Mapping[str, Any], objective: float | None, batches: int) -> None:
         """Take in the figures of an epoch in which something stepped.
 
         Args:

@@ -232,9 +232,7 @@ class RunWatch:
         # without a step it is still the figure of an older epoch
         if steps > self._steps_at_epoch:
             metrics = self.trainer.callback_metrics
-            self.tried(
-                "logged loss", lambda: self.logged.epoch_ends(metrics, mean, self.losses.n)
-            )
+            self.tried("logged loss", lambda: self.logged.epoch_ends(metrics, mean, self.losses.n))
         self._steps_at_epoch = steps
 
     # -- validation

@@ -249,7 +249,7 @@ def test_a_run_that_is_killed_at_once_had_a_doctor(gated, fit, tmp_path: Path) -
 def test_a_sharded_run_is_said_not_to_be_watched(
     gated, fit, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("callbacks.run_doctor._is_sharded", lambda trainer: True)
+    monkeypatch.setattr("callbacks.run_doctor.is_sharded", lambda trainer: True)
     doctor = RunDoctor()
     fit(gated(), doctor)
     told = [r.getMessage() for r in caplog.records if "sharded" in r.getMessage()]

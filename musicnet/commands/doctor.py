@@ -124,15 +124,18 @@ def _compare(first: Reading | str, second: Reading | str, output: str | None) ->
         if isinstance(answer, str) or answer.stale
     ]
     if isinstance(first, str) or isinstance(second, str) or reasons:
-        tree = {"format": "musicnet.doctor/1", "outcome": "could not tell", "because": reasons}
+        tree: dict[str, Any] = {
+            "format": "musicnet.doctor/1",
+            "outcome": "could not tell",
+            "because": reasons,
+        }
         lines = [f"could not tell: {reason}" for reason in reasons]
         _tell(tree, [*lines, _AS_IT_WAS] if "stale: " in " ".join(reasons) else lines, output)
         return EXIT_CODES["could not tell"]
     found = compare(first, second)
-    outcome = "could not tell" if found.unlike else "compared"
     tree = {
         "format": "musicnet.doctor/1",
-        "outcome": outcome,
+        "outcome": "could not tell" if found.unlike else "compared",
         "because": list(found.unlike),
         "rows": found.rows,
         "runs": [dumped(first), dumped(second)],

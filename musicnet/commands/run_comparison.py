@@ -83,7 +83,9 @@ def _unlike_tasks(
     if data[0] != data[1]:
         shown = " against ".join("none" if one is None else one[:10] for one in data)
         yield f"the two runs learned from other recordings: {shown}"
-    told = [f"{key} {_cell(a)} against {_cell(b)}" for key, a, b in differing if _is_of_task(key, a, b)]
+    told = [
+        f"{key} {_cell(a)} against {_cell(b)}" for key, a, b in differing if _is_of_task(key, a, b)
+    ]
     if told:
         more = f", and {len(told) - 3} keys more" if len(told) > 3 else ""
         yield f"the two runs had other tasks: {'; '.join(told[:3])}{more}"
@@ -102,7 +104,7 @@ def _is_of_task(key: str, left: Any, right: Any) -> bool:
         return parts[-1] not in _AMOUNTS
     if parts[-1] == "phases":
         # losses are logged by the weights of the last phase, all the run long
-        return _last_weights(left) != _last_weights(right)
+        return bool(_last_weights(left) != _last_weights(right))
     return key in ("experiment", "model.class_path") or "scene" in parts
 
 

@@ -141,11 +141,11 @@ _TABLE = (
         "CLIP_ALWAYS",
         "warning",
         "The gradient is clipped at every step, to a small part of itself.",
-        "Gradient norm more than ten times the clipping norm, at the first steps and in the median; "
-        "gradients that grew on the way have another cause.",
-        "Raise the clipping norm to about the median. SGD, with momentum or without, has learned at "
-        "a rate smaller by that factor, so lower a rate that was found under this clipping; Adam "
-        "and its kin, whose steps do not depend on the size of the gradient, hardly notice.",
+        "Gradient norm more than ten times the clipping norm, at the first steps and in the "
+        "median; gradients that grew on the way have another cause.",
+        "Raise the clipping norm to about the median. SGD, with momentum or without, has learned "
+        "at a rate smaller by that factor, so lower a rate that was found under this clipping; "
+        "Adam and its kin, whose steps do not depend on the size of the gradient, hardly notice.",
     ),
     Code(
         "RATE_TOO_LOW",

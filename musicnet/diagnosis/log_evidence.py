@@ -200,7 +200,10 @@ def _curve_names(rows: Iterable[Row]) -> dict[str, str]:
         "grad_norm": "gradient norm",
     }
     for key in keys:
-        for prefix, told in (("optim/lr/", "learning rate"), ("optim/delta_ratio/", "update ratio")):
+        for prefix, told in (
+            ("optim/lr/", "learning rate"),
+            ("optim/delta_ratio/", "update ratio"),
+        ):
             if key.startswith(prefix):
                 names[key] = f"{told}: {key.removeprefix(prefix)}"
     return {key: name for key, name in names.items() if key is not None}
