@@ -121,6 +121,7 @@ class RunWatch:
             "batches": self.losses.n,
             "losses": list(self.losses.first),
             "val_loss": self.validating.val_first,
+            "val_key": self.validating.key,
             "largest_step": self.motion.largest,
             "logged": self.logged.begun(),
         }
@@ -130,6 +131,7 @@ class RunWatch:
         self.losses.n = self.pace.n = int(begun["batches"])
         self.losses.first = list(begun["losses"])
         self.validating.val_first = begun["val_loss"]
+        self.validating.key = begun.get("val_key", "")
         self.motion.largest = begun["largest_step"]
         if "logged" in begun:
             self.logged.takes_up(begun["logged"])

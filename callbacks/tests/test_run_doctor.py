@@ -240,7 +240,7 @@ def test_a_run_that_is_killed_at_once_had_a_doctor(gated, fit, tmp_path: Path) -
 
     fit(gated(), RunDoctor(), RunLog(), Looks(), max_epochs=2)
     first, _, second, _ = seen
-    assert first.judgement == Judgement("could not tell", "0 optimiser steps are too few.")
+    assert first.judgement == Judgement("could not tell", "0 optimiser steps: too few.")
     assert (first.log.rows, first.log.length) == (0, 0)
     # the first look is left as well, and what it was drawn from
     assert (second.evidence.length.steps, second.log.rows) == (8, 1)
@@ -303,6 +303,7 @@ def test_what_was_seen_before_a_resume_is_part_of_the_run(gated, fit, tmp_path: 
     assert second.evidence.losses.n == 32
     assert second.evidence.losses.first == first.evidence.losses.first
     assert second.evidence.losses.val_first == first.evidence.losses.val_first
+    assert second.evidence.losses.val_key == "val/loss"
     losses = next(c for c in second.diagnosis.curves if c.name == "training loss")
     assert (losses.x[0], losses.x[-1]) == (1, 32)
     assert list(rates.x) == sorted(rates.x)

@@ -59,7 +59,8 @@ def judge_run(seen: RunEvidence, findings: Iterable[Finding]) -> Judgement:
             "sharded: the weights are shared out over processes, and such runs are not watched.",
         )
     if seen.length.steps < FEWEST_STEPS:
-        return Judgement("could not tell", f"{seen.length.steps} optimiser steps are too few.")
+        told = f"{seen.length.steps} optimiser step{'s' if seen.length.steps != 1 else ''}"
+        return Judgement("could not tell", f"{told}: too few.")
     if losses.last is None and losses.n_nonfinite:
         return Judgement("could not tell", "the last losses are not finite, and no cause was seen.")
     if fall is None:

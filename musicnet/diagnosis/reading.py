@@ -71,7 +71,7 @@ def read_run(folder: Path, asked: Asked) -> Reading:
     told, left = evidence_of(files.rows), files.left
     if left is None:
         seen = told
-    elif files.rows_since and told.length.steps > left.evidence.length.steps:
+    elif _tells_more(told, left.evidence, files.rows_since):
         seen = _brought_on(left.evidence, told)
     else:
         seen = left.evidence
@@ -87,6 +87,13 @@ def read_run(folder: Path, asked: Asked) -> Reading:
         notes=tuple(_notes(files, seen, diagnosis.judgement)),
         logged=losses_by_step(files.rows),
     )
+
+
+def _tells_more(told: RunEvidence, seen: RunEvidence, rows_since: int) -> bool:
+    """Whether the log goes further than the doctor, or the doctor has followed no loss at all."""
+    if seen.losses.last is None and not seen.losses.n_nonfinite:
+        return True  # the run was taken up again, or its weights are sharded
+    return rows_since > 0 and told.length.steps > seen.length.steps
 
 
 def _brought_on(seen: RunEvidence, told: RunEvidence) -> RunEvidence:

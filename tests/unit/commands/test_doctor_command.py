@@ -11,7 +11,7 @@ import pytest
 
 from musicnet import __main__ as door
 from musicnet.commands import doctor as doctor_command
-from musicnet.diagnosis.evidence import Length, Losses, Motion, RunEvidence
+from musicnet.diagnosis.evidence import Length, Losses, Motion, Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement
 from musicnet.diagnosis.saved import Diagnosis
 from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, judge
@@ -431,6 +431,21 @@ def test_a_log_that_goes_on_after_the_last_look_is_judged_to_its_end(
     assert tree["outcome"] == outcome
     assert because in tree["because"]
     assert any("last looked at step 10, and the log goes on to step 40" in n for n in tree["notes"])
+
+
+def test_losses_that_the_doctor_has_not_followed_are_those_of_the_log(run_folder, ask) -> None:
+    seen = RunEvidence(
+        length=Length(steps=40),
+        processes=Processes(n=2, is_sharded=True),
+        unseen=("weights: they are sharded",),
+    )
+    left = Diagnosis(RUN_ID, seen, (), Judgement("could not tell", "sharded: not watched."))
+    exit_code, out, _ = ask(run_folder(diagnosis=left))
+    assert exit_code == 0
+    assert "train/loss 2 to 0.5" in out
+    assert "note: not seen: weights: they are sharded" in out
+    exit_code, out, _ = ask(run_folder(rows()[:11], diagnosis=left, name="first epoch"))
+    assert (exit_code, "  sharded: " in out) == (4, True)
 
 
 def test_without_a_diagnosis_nobody_says_that_no_doctor_was_there(run_folder, ask) -> None:
