@@ -53,7 +53,9 @@ class RunDoctor(StepObserver):
     In any project, under manual or automatic optimisation; with a `StepGate` it knows more. What
     goes by in every step is nearly free; at validations and at the end it evaluates one batch a
     few times. The weights are the same to the last bit with and without it. docs/diagnosis.md has
-    all that it can find. A module may have a method `report_picture()` that gives the bytes of a
+    all that it can find. Sharded weights (FSDP) are not watched, and that is said at the start.
+    `diagnosis.json` is there from the start of training on, and names how far the log of the run
+    went when it was drawn. A module may have a method `report_picture()` that gives the bytes of a
     PNG or SVG file, its kind (`image/png`), and what it shows in words, or None.
 
     What bad looks like: a warning that begins with a code, such as `GRAPH_DETACHED in backbone`.

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from musicnet.commands.run_comparison import compare
 from musicnet.diagnosis.findings import EXIT_CODES
 from musicnet.diagnosis.reading import Reading, dumped, read_run
-from musicnet.diagnosis.report.page import write_report
+from musicnet.diagnosis.report.page import picture_in, write_report
 from musicnet.diagnosis.run_files import CONFIG_NAME, Asked, UnreadableRun, config_hash_of
 from musicnet.records.atomic_files import write_json
 from musicnet.records.provenance import collect_provenance, hash_file
@@ -113,6 +113,7 @@ def _write_page(reading: Reading) -> None:
         title=f"run {reading.diagnosis.run_id or reading.folder.name}",
         origin=reading.origin,
         config=path.read_text(encoding="utf-8") if path.exists() else None,
+        picture=picture_in(reading.folder),
     )
 
 

@@ -1,10 +1,11 @@
 """The page itself: verdict, findings, charts, provenance and configuration in one file."""
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 from musicnet.diagnosis.findings import Finding, Outcome
@@ -21,6 +22,9 @@ _MEANING: dict[Outcome, str] = {
     "could not tell": "Whether this run learns cannot be told.",
 }
 _KINDS = ("image/png", "image/svg+xml")
+_PICTURE = re.compile(
+    r'<img src="data:(?P<kind>[\w/+]+);base64,(?P<content>[\w+/=]+)" alt="(?P<told>[^"]+)">'
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,20 @@ def write_report(
     page = report(diagnosis, title=title, origin=origin, config=config, picture=picture)
     write_text(path, page)
     return path
+
+
+def picture_in(folder: str | Path) -> Picture | None:
+    """The picture in the page of a run, so that a newer page need not lose it; None without one."""
+    path = Path(folder) / FILE_NAME
+    page = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = _PICTURE.search(page)
+    if found is None:
+        return None
+    try:
+        content = base64.b64decode(found["content"], validate=True)
+        return Picture(content, found["kind"], unescape(found["told"]))
+    except ValueError:
+        return None
 
 
 def report(
