@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,16 +15,26 @@ from typing_extensions import override
 
 from callbacks.doctoring import schedule_audit
 from callbacks.doctoring.pictures import picture_of
+from callbacks.doctoring.surroundings import (
+    config_text,
+    is_sharded,
+    quarrel_of,
+    run_id_of,
+    unwatched,
+)
 from callbacks.doctoring.watch import RunWatch
 from callbacks.observing import StepObserver
 from callbacks.overfit_sanity import OverfitSanity
 from musicnet.diagnosis.evidence import Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
-from musicnet.diagnosis.judging import diagnose, judge_run
+from musicnet.diagnosis.judging import diagnose, held_against, judge_run
 from musicnet.diagnosis.report.page import Picture, write_report
+from musicnet.diagnosis.run_files import LOG_NAME
 from musicnet.diagnosis.saved import Curve, Diagnosis, joined
+from musicnet.diagnosis.verdict import Verdict
 from musicnet.gate.step_gate import StepReport
 from musicnet.records import provenance
+from musicnet.records.log_mark import mark_of
 from musicnet.records.plain_data import from_plain, to_plain
 from musicnet.records.provenance import read_provenance
 
@@ -44,7 +53,9 @@ class RunDoctor(StepObserver):
     In any project, under manual or automatic optimisation; with a `StepGate` it knows more. What
     goes by in every step is nearly free; at validations and at the end it evaluates one batch a
     few times. The weights are the same to the last bit with and without it. docs/diagnosis.md has
-    all that it can find. A module may have a method `report_picture()` that gives the bytes of a
+    all that it can find. Sharded weights (FSDP) are not watched, and that is said at the start.
+    `diagnosis.json` is there from the start of training on, and names how far the log of the run
+    went when it was drawn. A module may have a method `report_picture()` that gives the bytes of a
     PNG or SVG file, its kind (`image/png`), and what it shows in words, or None.
 
     What bad looks like: a warning that begins with a code, such as `GRAPH_DETACHED in backbone`.
@@ -93,7 +104,8 @@ class RunDoctor(StepObserver):
         self._begun: dict[str, Any] | None = None
         self._before_training: dict[str, Any] = {}
         self._next_look = FIRST_LOOK
-        self._saved_at = 0.0
+        self._saved_at = -math.inf
+        self._is_sharded = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,7 +117,7 @@ class RunDoctor(StepObserver):
             self._begun = None
             self._before_training = {}
             self._next_look = FIRST_LOOK
-            self._saved_at = time.monotonic()
+            self._is_sharded = False
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,13 +128,13 @@ class RunDoctor(StepObserver):
         asked = schedule_audit.asked_rates(pl_module.hparams)
         if self.rate is not None:
             asked = [("RunDoctor.rate", self.rate)]
-        if _is_sharded(trainer):
-            log.info("Doctor: weights are shared out over processes, which nobody watches")
-            return
-        self._watch = RunWatch(trainer, pl_module, asked)
-        if self._begun is not None:
-            self._watch.takes_up(self._begun)
-        self._watch.validating.ends(self._before_training, trainer.global_step)
+        self._is_sharded = is_sharded(trainer)
+        if not self._is_sharded:
+            self._watch = RunWatch(trainer, pl_module, asked)
+            if self._begun is not None:
+                self._watch.takes_up(self._begun)
+            self._watch.validating.ends(self._before_training, trainer.global_step)
+        self._begin(trainer)
 
     @override
     def on_train_batch_start(
@@ -228,8 +240,7 @@ class RunDoctor(StepObserver):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._watch is not None:
-            self._watch.epochs += 1
-            self._watch.pace.is_interrupted()
+            self._watch.epoch_ends()
             self._look(trainer)
 
     @override
@@ -237,7 +248,12 @@ class RunDoctor(StepObserver):
         if self._watch is not None:
             self._watch.compare_ranks()
             self._watch.probe(last=True)
-            self._finish(trainer, pl_module)
+            self._look(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # by now a verdict by bars is there, from a callback that wanted the findings first
+        self._finish(trainer, pl_module)
 
     @override
     def on_exception(
@@ -245,8 +261,10 @@ class RunDoctor(StepObserver):
     ) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        watch, quarrel = self._watch, _quarrel(exception)
-        if watch is not None:
+        watch, quarrel = self._watch, quarrel_of(exception)
+        if self._is_sharded:
+            self._finish(trainer, pl_module)
+        elif watch is not None:
             if quarrel:
                 n_ranks, n_compared = watch.processes.n, watch.processes.n_compared
                 watch.processes = Processes(n_ranks, n_compared, quarrel=quarrel)
@@ -284,17 +302,33 @@ class RunDoctor(StepObserver):
     def _all_curves(self) -> tuple[Curve, ...]:
         return joined(self._earlier, () if self._watch is None else self._watch.curves())
 
+    def _begin(self, trainer: Trainer) -> None:
+        """Leave a first word: a run that is killed at once had a doctor, too."""
+        if self._is_sharded:
+            self._conclude(trainer, unwatched(trainer))
+        elif self._watch is not None:
+            self.evidence = self._watch.evidence(shares_by_intent=False)
+            self.judgement = judge_run(self.evidence, self.findings)
+        if self._is_sharded and self.judgement is not None and trainer.is_global_zero:
+            log.warning("Doctor: %s: %s", self.judgement.outcome, self.judgement.because)
+        self._save(trainer)
+        self._saved_at = -math.inf  # the first look is worth a file
+
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_sharded:
+            self._conclude(trainer, unwatched(trainer))
         self._look(trainer)
-        if self.judgement is not None and trainer.is_global_zero:
-            log.info("Doctor: %s; %s", self.judgement.outcome, self.judgement.because)
-        if self._watch is not None:
-            picture = None
-            if self._watch.steps >= STEPS_FOR_PICTURE and trainer.is_global_zero:
-                picture = self._watch.tried("picture", lambda: picture_of(pl_module))
-            self._save(trainer)
-            self._report(trainer, pl_module, picture)
-            self._watch.close()
+        if self.judgement is None or (self._watch is None and not self._is_sharded):
+            return
+        if trainer.is_global_zero:
+            log.info("Doctor: %s: %s", self.judgement.outcome, self.judgement.because)
+        watch, picture = self._watch, None
+        if watch is not None and watch.steps >= STEPS_FOR_PICTURE and trainer.is_global_zero:
+            picture = watch.tried("picture", lambda: picture_of(pl_module))
+        self._save(trainer)
+        self._report(trainer, pl_module, picture)
+        if watch is not None:
+            watch.close()
 
     def _report(
         self, trainer: Trainer, pl_module: LightningModule, picture: Picture | None = None
@@ -309,7 +343,7 @@ class RunDoctor(StepObserver):
             self.diagnosis,
             title=f"{type(pl_module).__name__}, run {self.diagnosis.run_id or folder.name}",
             origin=read_provenance(folder) if has_origin else None,
-            config=_config_text(folder, pl_module),
+            config=config_text(folder, pl_module),
             picture=picture,
         )
 
@@ -324,12 +358,13 @@ class RunDoctor(StepObserver):
             return
         folder = self._folder(trainer)
         self.diagnosis = Diagnosis(
-            run_id=_run_id(folder),
+            run_id=run_id_of(folder),
             evidence=self.evidence,
             findings=tuple(self.findings),
             judgement=self.judgement,
             curves=self._all_curves(),
             vetoes=() if self._watch is None else self._watch.vetoes(),
+            log=mark_of(folder / LOG_NAME),
         )
         self.diagnosis.write(folder)
 
@@ -357,34 +392,9 @@ class RunDoctor(StepObserver):
             # the newest figures, and the step at which it was first seen
             known[key] = replace(finding, step=known.get(key, finding).step)
         self.findings = in_order(known.values())
-        self.judgement = judge_run(self.evidence, self.findings)
+        judged = (getattr(one, "verdict", None) for one in trainer.callbacks)  # type: ignore[attr-defined]
+        verdict = next((one for one in judged if isinstance(one, Verdict)), None)
+        self.judgement = held_against(judge_run(self.evidence, self.findings), verdict)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir if self.folder is None else self.folder)
-
-
-def _run_id(folder: Path) -> str | None:
-    """Whose folder it is; None if nobody has said."""
-    if not (folder / provenance.FILE_NAME).exists():
-        return None
-    return read_provenance(folder).run_id
-
-
-def _quarrel(exception: BaseException) -> str:
-    """What a vote of ranks that disagree has said; empty if it was not that."""
-    lines = f"{type(exception).__name__}: {exception}".splitlines()
-    told = [line for line in lines if "RankMismatchError: " in line]
-    return told[-1].partition("RankMismatchError: ")[2] if told else ""
-
-
-def _config_text(folder: Path, module: LightningModule) -> str | None:
-    """The configuration of the run, else the hyper-parameters of the module."""
-    path = folder / "config.yaml"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    return "\n".join(f"{key}: {value}" for key, value in module.hparams.items()) or None
-
-
-def _is_sharded(trainer: Trainer) -> bool:
-    """Whether no process holds whole weights; what views of them would show is not theirs."""
-    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

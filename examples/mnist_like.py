@@ -3,6 +3,9 @@
 `python examples/mnist_like.py` trains a small classifier on scikit-learn's digits, and
 `python examples/mnist_like.py --fault` the same with a mistake that raises no error: it looks at
 the backbone's features with `detach()`. Five lines, marked below, are all that the doctor takes.
+
+The digits come with scikit-learn, which the extra `[dev]` brings: `pip install -e '.[dev]'`, as
+every target of `make` sees to; `pip install scikit-learn` beside musicnet will do as well.
 """
 
 import argparse

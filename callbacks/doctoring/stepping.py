@@ -35,6 +35,7 @@ class LossWatch:
         self._broken_tail = 0
         self._pending: list[tuple[Tensor | float, float]] = []
         self._passed: list[bool] = []
+        self._epoch: list[float] = [0.0, 0.0]  # their sum and their number
 
     def see(self, loss: Tensor, factor: float) -> None:
         """Take a loss in that a backward pass begins with.
@@ -68,10 +69,25 @@ class LossWatch:
         if not self._pending:
             return
         self._passed[-1] = was_hidden
+        if isinstance(self._pending[-1][0], float) or len(self._pending) >= DEFERRED:
+            self._drain(weights_are_finite=weights_are_finite)
+
+    def epoch_ends(self, *, weights_are_finite: bool) -> float | None:
+        """The mean of the finite losses of the epoch; None if there were none.
+
+        Args:
+            weights_are_finite: of a few elements.
+        """
+        if self._pending:
+            self._drain(weights_are_finite=weights_are_finite)
+        total, n = self._epoch
+        self._epoch = [0.0, 0.0]
+        return total / n if n else None
+
+    def _drain(self, *, weights_are_finite: bool | None) -> None:
+        """Count the losses that wait."""
         values = [value for value, _ in self._pending]
         if not isinstance(values[-1], float):
-            if len(values) < DEFERRED:
-                return
             values = torch.stack([torch.as_tensor(one).reshape(()) for one in values]).tolist()
         for value, (_, factor), passed in zip(values, self._pending, self._passed, strict=True):
             hidden = passed and bool(weights_are_finite)
@@ -105,6 +121,8 @@ class LossWatch:
             self.hidden += hidden
             return
         self._broken_tail = 0
+        self._epoch[0] += value
+        self._epoch[1] += 1.0
         if len(self.first) < 3:
             self.first.append(value)
         self._recent.append(value)
@@ -128,6 +146,7 @@ class GateWatch:
         self._empty: tuple[str, ...] = ()
         self._unused = 0
         self._ratios: deque[float] = deque(maxlen=RECENT)
+        self._first_ratios: list[float] = []
         self._scale_first: float | None = None
         self._scale: float | None = None
         self._in_a_row = self._most_in_a_row = 0
@@ -172,6 +191,8 @@ class GateWatch:
     def see_clip(self, ratio: float) -> None:
         """By what a gradient was divided."""
         self._ratios.append(ratio)
+        if len(self._first_ratios) < 3:
+            self._first_ratios.append(ratio)
 
     def see_scale(self, scale: float, *, stepped: bool) -> None:
         """The loss scale after an attempt."""
@@ -200,6 +221,7 @@ class GateWatch:
             unused_gradients=self._unused,
             clip_ratio=statistics.median(self._ratios) if self._ratios else None,
             clip_samples=len(self._ratios),
+            clip_first=statistics.median(self._first_ratios) if self._first_ratios else None,
             max_norm=self.max_norm,
             scale=self._scale,
             scale_first=self._scale_first,

@@ -1,5 +1,6 @@
 """What validation ran on, and what it gave."""
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from callbacks.doctoring.motion import MotionWatch
 from callbacks.doctoring.parts import Anatomy, heard
 from callbacks.doctoring.series import Series
 from musicnet.diagnosis.evidence import Validation
+from musicnet.diagnosis.loss_names import loss_name
 
 _VALIDATION_KEY = re.compile(r"^(val|valid|validation|dev|eval)([/_.-]|$)")
 MOST_HASHES = 8192
@@ -34,6 +36,7 @@ class ValidationWatch:
         self.curve = Series()
         self.val_first: float | None = None
         self.val_last: float | None = None
+        self.key = ""
         self._module = module
         self._anatomy = anatomy
         self._motion = motion
@@ -130,11 +133,18 @@ class ValidationWatch:
         elif not is_same:
             self._equal = 1
         self._figures, self._weights_then = figures, weights
-        losses = [value for key, value in figures.items() if "loss" in key]
-        if losses and losses[0] == losses[0]:
-            self.val_first = losses[0] if self.val_first is None else self.val_first
-            self.val_last = losses[0]
-            self.curve.add(step, losses[0])
+        self._see_loss(figures, step)
+
+    def _see_loss(self, figures: Mapping[str, float], step: int) -> None:
+        """Follow one and the same loss, the usual one if it is there."""
+        if not self.key:
+            some = (key for key in figures if "loss" in key)
+            self.key = loss_name(figures, "val") or next(some, "")
+        loss = figures.get(self.key, math.nan)
+        if not math.isnan(loss):
+            self.val_first = loss if self.val_first is None else self.val_first
+            self.val_last = loss
+            self.curve.add(step, loss)
 
     def _has_loss(self) -> bool:
         """Whether a figure is continuous: a share may well be the same by chance."""

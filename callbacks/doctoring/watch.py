@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from callbacks.doctoring import probing, schedule_audit
 from callbacks.doctoring.fingerprints import Fingerprint, is_finite
+from callbacks.doctoring.logged_loss import LoggedLoss
 from callbacks.doctoring.motion import EARLY, MotionWatch
 from callbacks.doctoring.parts import Anatomy, heard
 from callbacks.doctoring.series import Series
@@ -24,7 +26,7 @@ from callbacks.doctoring.terms import TermWatch
 from callbacks.doctoring.validating import ValidationWatch
 from callbacks.observing import rates_by_group
 from musicnet.diagnosis.evidence import Deal, Length, Processes, Rates, RunEvidence
-from musicnet.diagnosis.saved import Curve, Veto
+from musicnet.diagnosis.saved import AS_LOGGED, Curve, Veto
 from musicnet.gate.step_gate import StepReport, group_norms
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,8 @@ class RunWatch:
             PaceWatch(),
             TermWatch(),
         )
+        self.logged = LoggedLoss()
+        self._steps_at_epoch = 0
         self.ratios: dict[str, Series] = {}
         self.rates: dict[str, Series] = {}
         self.motion = MotionWatch(optimizers, self._take_ratios, self.tried)
@@ -117,7 +121,9 @@ class RunWatch:
             "batches": self.losses.n,
             "losses": list(self.losses.first),
             "val_loss": self.validating.val_first,
+            "val_key": self.validating.key,
             "largest_step": self.motion.largest,
+            "logged": self.logged.begun(),
         }
 
     def takes_up(self, begun: dict[str, Any]) -> None:
@@ -125,7 +131,10 @@ class RunWatch:
         self.losses.n = self.pace.n = int(begun["batches"])
         self.losses.first = list(begun["losses"])
         self.validating.val_first = begun["val_loss"]
+        self.validating.key = begun.get("val_key", "")
         self.motion.largest = begun["largest_step"]
+        if "logged" in begun:
+            self.logged.takes_up(begun["logged"])
 
     @property
     def steps(self) -> int:
@@ -216,6 +225,18 @@ class RunWatch:
             self.motion.refresh()
         self.pace.ends()
 
+    def epoch_ends(self) -> None:
+        """All batches of an epoch are done, and what was logged by epoch is there."""
+        self.epochs += 1
+        self.pace.is_interrupted()
+        mean = self.losses.epoch_ends(weights_are_finite=is_finite(self.motion.read()))
+        steps = self.steps - self.steps_before
+        # without a step it is still the figure of an older epoch
+        if steps > self._steps_at_epoch:
+            metrics = self.trainer.callback_metrics
+            self.tried("logged loss", lambda: self.logged.epoch_ends(metrics, mean, self.losses.n))
+        self._steps_at_epoch = steps
+
     # -- validation
 
     def validation_batch_starts(self, batch: Any, batch_idx: int) -> None:
@@ -273,6 +294,8 @@ class RunWatch:
         self.terms.see_logged(self.trainer.callback_metrics, self.batches)
         nonfinite = tuple(n for n, mark in self._marks.items() if not is_finite(mark.read()))
         val = (self.validating.val_first, self.validating.val_last)
+        self.logged.see_phase(getattr(self.module, "phase_index", None))
+        losses = self.losses.losses(self.terms.zero_terms(), val)
         return RunEvidence(
             length=Length(
                 batches=self.batches,
@@ -285,7 +308,7 @@ class RunWatch:
             wiring=self.anatomy.wiring(),
             motion=self.motion.motion(nonfinite),
             rates=self._rates_now(),
-            losses=self.losses.losses(self.terms.zero_terms(), val),
+            losses=self.logged.instead_of(replace(losses, val_key=self.validating.key)),
             inputs=self.anatomy.inputs,
             deals=tuple(self.deals),
             validation=self.validating.validation(shares_by_intent=shares_by_intent),
@@ -298,6 +321,7 @@ class RunWatch:
         """Everything that was watched over time."""
         named = {
             "training loss": self.losses.curve,
+            AS_LOGGED: self.logged.curve,
             "validation loss": self.validating.curve,
             "gradient norm": self.gate.norms,
             "step time [ms]": self.pace.step_times,

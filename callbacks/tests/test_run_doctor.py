@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torchmetrics import MeanMetric
 
-from callbacks import OverfitSanity, RunDoctor
+from callbacks import OverfitSanity, RunDoctor, RunLog
 from callbacks.doctoring.undisturbed import undisturbed
-from musicnet.diagnosis.saved import FILE_NAME, read_diagnosis
+from musicnet.diagnosis.findings import Judgement
+from musicnet.diagnosis.saved import AS_LOGGED, FILE_NAME, Diagnosis, read_diagnosis
+from musicnet.gate.gated_module import GatedModule
+from musicnet.gate.schedules import Schedule
 from musicnet.records.provenance import collect_provenance
 
 
@@ -98,8 +102,8 @@ def test_a_look_that_fails_leaves_no_trace_either() -> None:
 @pytest.mark.parametrize("kind", ["gated", "plain", "own_loop"])
 def test_a_run_that_learns_is_said_to_learn(kind: str, request, fit, tmp_path: Path) -> None:
     made = request.getfixturevalue(kind)
-    doctor = RunDoctor()
-    fit(made if kind == "own_loop" else made(), OverfitSanity(), doctor, max_epochs=10)
+    doctor, judge = RunDoctor(), OverfitSanity(min_loss_drop=0.9, max_skipped_fraction=0.5)
+    fit(made if kind == "own_loop" else made(), judge, doctor, max_epochs=10)
     assert doctor.judgement.outcome == "learns", (doctor.judgement, doctor.evidence.losses)
     vetoes = ["MANY_VETOES"] if kind == "own_loop" else []  # every second batch is nan there
     assert [finding.code for finding in doctor.findings] == vetoes
@@ -153,6 +157,111 @@ def test_hooks_are_gone_after_the_fit(plain, fit) -> None:
     assert not any(part._forward_hooks for part in module.modules())
 
 
+def test_a_run_that_missed_its_bars_is_not_said_to_learn(gated, fit, tmp_path: Path) -> None:
+    doctor, judge = RunDoctor(), OverfitSanity(min_loss_drop=0.99999)
+    fit(gated(), doctor, judge, max_epochs=10)
+    assert judge.verdict.verdict == "fail"
+    assert doctor.judgement.outcome == "does not learn"
+    assert "its verdict is fail: the loss fell by" in read_diagnosis(tmp_path).judgement.because
+    assert "This run does not learn." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+class Phased(GatedModule):
+    """The objective of its second phase is ten times that of the first; its log has one loss."""
+
+    def __init__(self, *, tells: bool) -> None:
+        super().__init__(
+            optimizer=partial(torch.optim.SGD, lr=0.002),
+            schedule=Schedule(warmup_steps=0, shape="constant"),
+        )
+        self.backbone, self.head = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.tells = tells
+
+    @property
+    def phase_index(self) -> int | None:
+        return int(self.current_epoch >= 3) if self.tells else None
+
+    def compute_loss(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
+        error = self.head(torch.tanh(self.backbone(batch[0]))) - batch[1]
+        loss = error.square().mean()
+        factor = 1.0 if self.current_epoch < 3 else 10.0
+        return {"loss": loss * factor, "total": loss}
+
+    def log_losses(self, losses: dict[str, torch.Tensor]) -> None:
+        super().log_losses({"loss": losses["total"]})
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", self.compute_loss(batch, batch_idx)["total"])
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_loss_is_followed_under_one_name_through_all_phases(tells, fit, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    doctor = RunDoctor()
+    logged: list[float] = []
+    fit(Phased(tells=tells), KeepsLoss(logged), doctor, max_epochs=6)
+    losses = doctor.evidence.losses
+    assert losses.key == "train/loss"
+    assert losses.last == pytest.approx(logged[-1])
+    assert losses.last < losses.first <= logged[0]
+    assert losses.highest == pytest.approx(max(logged))
+    curve = next(c for c in doctor.diagnosis.curves if c.name == AS_LOGGED)
+    assert curve.y == pytest.approx(logged)
+    assert curve.x == (8, 16, 24, 32, 40, 48)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "train/loss, by epoch" in page
+    assert "objective of the phase, by batch" in page
+
+
+def test_one_and_the_same_objective_is_followed_batch_by_batch(gated, fit) -> None:
+    doctor = RunDoctor()
+    fit(gated(poisoned={3}), doctor, max_epochs=4)
+    assert doctor.evidence.losses.key == ""
+    assert doctor.evidence.losses.val_key == "val/loss"
+
+
+class KeepsLoss(Callback):
+    """Notes the logged loss of every epoch."""
+
+    def __init__(self, kept: list[float]) -> None:
+        self.kept = kept
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.kept.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def test_a_run_that_is_killed_at_once_had_a_doctor(gated, fit, tmp_path: Path) -> None:
+    seen: list[Diagnosis] = []
+
+    class Looks(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx in (0, 7):
+                seen.append(read_diagnosis(tmp_path))
+
+    fit(gated(), RunDoctor(), RunLog(), Looks(), max_epochs=2)
+    first, _, second, _ = seen
+    assert first.judgement == Judgement("could not tell", "0 optimiser steps: too few.")
+    assert (first.log.rows, first.log.length) == (0, 0)
+    # the first look is left as well, and what it was drawn from
+    assert (second.evidence.length.steps, second.log.rows) == (8, 1)
+
+
+def test_a_sharded_run_is_said_not_to_be_watched(
+    gated, fit, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr("callbacks.run_doctor.is_sharded", lambda trainer: True)
+    doctor = RunDoctor()
+    fit(gated(), doctor)
+    told = [r.getMessage() for r in caplog.records if "sharded" in r.getMessage()]
+    assert len([text for text in told if text.startswith("Doctor: could not tell: sharded")]) == 1
+    saved = read_diagnosis(tmp_path)
+    assert saved.judgement.outcome == "could not tell"
+    assert saved.judgement.because.startswith("sharded: ")
+    assert saved.evidence.length.steps == 8
+    assert any("sharded" in line for line in saved.evidence.unseen)
+    assert (tmp_path / "report.html").exists()
+
+
 def test_an_exception_is_an_end_like_another(gated, fit, tmp_path: Path) -> None:
     class Breaks(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -194,6 +303,7 @@ def test_what_was_seen_before_a_resume_is_part_of_the_run(gated, fit, tmp_path: 
     assert second.evidence.losses.n == 32
     assert second.evidence.losses.first == first.evidence.losses.first
     assert second.evidence.losses.val_first == first.evidence.losses.val_first
+    assert second.evidence.losses.val_key == "val/loss"
     losses = next(c for c in second.diagnosis.curves if c.name == "training loss")
     assert (losses.x[0], losses.x[-1]) == (1, 32)
     assert list(rates.x) == sorted(rates.x)

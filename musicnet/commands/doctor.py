@@ -12,24 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml  # type: ignore[import-untyped]
-
+from musicnet.commands.run_comparison import compare
 from musicnet.diagnosis.findings import EXIT_CODES
-from musicnet.diagnosis.reading import (
-    CONFIG_NAME,
-    Asked,
-    Reading,
-    UnreadableRun,
-    config_hash_of,
-    dumped,
-    read_run,
-)
-from musicnet.diagnosis.report.page import write_report
+from musicnet.diagnosis.reading import Reading, dumped, read_run
+from musicnet.diagnosis.report.page import picture_in, write_report
+from musicnet.diagnosis.run_files import CONFIG_NAME, Asked, UnreadableRun, config_hash_of
 from musicnet.records.atomic_files import write_json
 from musicnet.records.provenance import collect_provenance, hash_file
 
 _BAD_INPUT = 1
 _WIDTH = 96
+_AS_IT_WAS = "Add --as-it-was to take a run of older code as it was."
 
 
 def run(argv: Sequence[str]) -> int:
@@ -40,7 +33,8 @@ def run(argv: Sequence[str]) -> int:
 
     Returns:
         The exit code: 0 learns, 3 does not learn, 4 could not tell (also of a stale run), 1 after
-        one line on what is wrong; of a comparison 0, or 4 if a run could not be read.
+        one line on what is wrong; of a comparison 0, or 4 if a run could not be read, is stale, or
+        has nothing in common with the other that could be compared.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -75,7 +69,7 @@ def _read(folder: Path, asked: Asked) -> Reading | str:
 def _asked(arguments: argparse.Namespace) -> Asked:
     """What the run is held against: the code that asks, unless it shall be taken as it was."""
     commit = None
-    if not arguments.as_it_was and not arguments.compare:
+    if not arguments.as_it_was:
         commit = collect_provenance(code_folder=Path(__file__).parent).git_commit
     return Asked(
         git_commit=commit,
@@ -91,7 +85,7 @@ def _lines(reading: Reading) -> Iterator[str]:
     yield f"run {run_id}: {judgement.outcome}"
     yield from textwrap.wrap(judgement.because, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     if reading.stale:
-        yield "  Add --as-it-was to judge it all the same."
+        yield f"  {_AS_IT_WAS}"
     for number, finding in enumerate(reading.findings, start=1):
         place = f" in {finding.where}" if finding.where else ""
         sure = f"{100 * finding.confidence:.0f} % sure"
@@ -119,82 +113,36 @@ def _write_page(reading: Reading) -> None:
         title=f"run {reading.diagnosis.run_id or reading.folder.name}",
         origin=reading.origin,
         config=path.read_text(encoding="utf-8") if path.exists() else None,
+        picture=picture_in(reading.folder),
     )
 
 
 def _compare(first: Reading | str, second: Reading | str, output: str | None) -> int:
-    """Two runs side by side."""
-    both = (first, second)
-    if isinstance(first, str) or isinstance(second, str):
-        reasons = [answer for answer in both if isinstance(answer, str)]
-        tree = {"format": "musicnet.doctor/1", "outcome": "could not tell", "because": reasons}
-        _tell(tree, [f"could not tell: {reason}" for reason in reasons], output)
+    """Two runs side by side; none that nothing can be said of, and none that is stale."""
+    reasons = [
+        answer if isinstance(answer, str) else f"{answer.folder}: {answer.judgement.because}"
+        for answer in (first, second)
+        if isinstance(answer, str) or answer.stale
+    ]
+    if isinstance(first, str) or isinstance(second, str) or reasons:
+        tree: dict[str, Any] = {
+            "format": "musicnet.doctor/1",
+            "outcome": "could not tell",
+            "because": reasons,
+        }
+        lines = [f"could not tell: {reason}" for reason in reasons]
+        _tell(tree, [*lines, _AS_IT_WAS] if "stale: " in " ".join(reasons) else lines, output)
         return EXIT_CODES["could not tell"]
-    readings = (first, second)
-    rows = [("", *(_name(one) for one in readings))]
-    rows += [
-        ("outcome", *(one.judgement.outcome for one in readings)),
-        ("first finding", *(_first(one) for one in readings)),
-        ("steps", *(str(one.diagnosis.evidence.length.steps) for one in readings)),
-        ("training loss", *(_fell(one, "") for one in readings)),
-        ("validation loss", *(_fell(one, "val_") for one in readings)),
-        ("commit", *(_commit(one) for one in readings)),
-    ]
-    codes = [{one.code for one in reading.findings} for reading in readings]
-    rows += [
-        (f"only here: {code}", *("x" if code in mine else "" for mine in codes))
-        for code in sorted(codes[0] ^ codes[1])
-    ]
-    rows += [
-        (key, str(left)[:40], str(right)[:40])
-        for key, left, right in _config_differences(first.folder, second.folder)
-    ]
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{name:<{width}}  {left:<42}  {right}".rstrip() for name, left, right in rows]
-    runs = [dumped(one) for one in readings]
-    _tell({"format": "musicnet.doctor/1", "runs": runs, "rows": rows}, lines, output)
-    return 0
-
-
-def _name(reading: Reading) -> str:
-    return reading.folder.name
-
-
-def _first(reading: Reading) -> str:
-    return next((finding.code for finding in reading.findings), "none")
-
-
-def _fell(reading: Reading, prefix: str) -> str:
-    losses = reading.diagnosis.evidence.losses
-    pair = [getattr(losses, f"{prefix}{end}") for end in ("first", "last")]
-    return " to ".join("unknown" if value is None else f"{value:.4g}" for value in pair)
-
-
-def _commit(reading: Reading) -> str:
-    origin = reading.origin
-    if origin is None or origin.git_commit is None:
-        return "unknown"
-    return origin.git_commit[:10] + (" with changes" if origin.git_dirty else "")
-
-
-def _config_differences(first: Path, second: Path) -> Iterator[tuple[str, Any, Any]]:
-    trees = [_flat(_config(folder)) for folder in (first, second)]
-    for key in sorted(set(trees[0]) | set(trees[1])):
-        left, right = (tree.get(key, "-") for tree in trees)
-        if left != right:
-            yield key, left, right
-
-
-def _config(folder: Path) -> Any:
-    path = folder / CONFIG_NAME
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _flat(tree: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict) and tree:
-        pairs = [_flat(value, f"{path}.{key}" if path else str(key)) for key, value in tree.items()]
-        return {key: value for pair in pairs for key, value in pair.items()}
-    return {path: tree}
+    found = compare(first, second)
+    tree = {
+        "format": "musicnet.doctor/1",
+        "outcome": "could not tell" if found.unlike else "compared",
+        "because": list(found.unlike),
+        "rows": found.rows,
+        "runs": [dumped(first), dumped(second)],
+    }
+    _tell(tree, list(found.lines()), output)
+    return EXIT_CODES["could not tell"] if found.unlike else 0
 
 
 def _unreadable(folder: Path, reason: str) -> dict[str, Any]:

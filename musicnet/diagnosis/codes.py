@@ -134,14 +134,18 @@ _TABLE = (
         "The learning rate throws the weights about.",
         "Steps of more than 5 % of the norm of the weights, or weights that grew tenfold, while "
         "the loss does not fall or bursts; steps of more than 10 % and weights that grew fivefold.",
-        "Divide the rate by ten; clip the gradient norm; warm up.",
+        "Divide the rate by ten, and again until the loss falls; warm up; clip the gradient norm, "
+        "if nothing does.",
     ),
     Code(
         "CLIP_ALWAYS",
         "warning",
         "The gradient is clipped at every step, to a small part of itself.",
-        "Median gradient norm more than ten times the clipping norm.",
-        "Raise the clipping norm to about the median: plain SGD learns slower by that factor.",
+        "Gradient norm more than ten times the clipping norm, at the first steps and in the "
+        "median; gradients that grew on the way have another cause.",
+        "Raise the clipping norm to about the median. SGD, with momentum or without, has learned "
+        "at a rate smaller by that factor, so lower a rate that was found under this clipping; "
+        "Adam and its kin, whose steps do not depend on the size of the gradient, hardly notice.",
     ),
     Code(
         "RATE_TOO_LOW",

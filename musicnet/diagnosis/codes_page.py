@@ -22,11 +22,16 @@ print(doctor.judgement, doctor.findings)
 ```
 
 A run *learns*, *does not learn* because of the first finding, or it *could not be told*: a log that
-is empty, torn, mixed or of another run or older code gets no verdict. Findings stand in the order
-of the table: a cause before what it brings about. An error keeps the run from learning or its
-figures from being true; a warning costs something; what is harmless is said, so that nobody hunts
-for it. [An overfit run](overfit.md), or the one that `preflight=true` makes before a run, gives its
-first finding as the reason when it fails.
+is empty, torn, cut, mixed or of another run or older code gets no verdict, and `diagnosis.json`
+counts only beside the log that it was drawn from. Of a run that went on after the doctor's last
+look, the rest is judged by the log; one that has missed the bars of its `verdict.json` does not
+learn; a sharded run (FSDP) is not watched. The loss is what went backward; where phases change that
+figure, it is the one that the module logs as `train/loss`. `--compare RUN RUN` holds losses of one
+name and one task together, at the last step that both runs have come to, and else says what is
+unlike. Findings stand in the order of the table: a cause before what it brings about. An error
+keeps the run from learning or its figures from being true; a warning costs something; what is
+harmless is said, so that nobody hunts for it. [An overfit run](overfit.md), or the one that
+`preflight=true` makes before a run, gives its first finding as the reason when it fails.
 
 What goes by in every step is nearly free: the gate's reports, a few elements of the weights, rates,
 times. At validations and at the end one batch is evaluated a few times, with its labels where they

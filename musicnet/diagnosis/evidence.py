@@ -47,6 +47,7 @@ class Gating:
         unused_gradients: batches that left a finite, positive gradient in a run without any step.
         clip_ratio: median of the gradient norm over the clipping norm; None if nothing clips.
         clip_samples: steps that the median is of.
+        clip_first: the same ratio at the first steps, before the weights have gone anywhere.
         max_norm: the clipping norm.
         scale: last loss scale; None without a scaler.
         scale_first: first loss scale.
@@ -61,6 +62,7 @@ class Gating:
     unused_gradients: int = 0
     clip_ratio: float | None = None
     clip_samples: int = 0
+    clip_first: float | None = None
     max_norm: float | None = None
     scale: float | None = None
     scale_first: float | None = None
@@ -162,7 +164,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Losses:
-    """The training loss, as backward got it.
+    """The training loss.
+
+    As backward got it, batch by batch; where the objective has changed on the way, so that its
+    figures cannot be compared, as the module logged it under one name, epoch by epoch; the first
+    batches then in the measure of the log.
 
     Args:
         n: losses seen.
@@ -173,6 +179,8 @@ class Losses:
         zero_terms: terms that were exactly zero every time, with the batches that they cover.
         val_first: validation loss before the first step, or the first seen.
         val_last: the last one.
+        key: under which first, last and highest were logged; empty for what went backward.
+        val_key: the name of the validation loss.
     """
 
     n: int = 0
@@ -183,6 +191,8 @@ class Losses:
     zero_terms: tuple[Tally, ...] = ()
     val_first: float | None = None
     val_last: float | None = None
+    key: str = ""
+    val_key: str = ""
 
     @property
     def fall(self) -> float | None:
@@ -303,12 +313,14 @@ class Processes:
         n_compared: how often their weights were compared.
         spread: largest difference of an element of the weights, at the last comparison.
         quarrel: what a vote on the gradients said; empty if they agreed.
+        is_sharded: no rank holds whole weights, so that none can be watched.
     """
 
     n: int = 1
     n_compared: int = 0
     spread: float = 0.0
     quarrel: str = ""
+    is_sharded: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from musicnet.diagnosis.evidence import (
     Tally,
     Validation,
 )
+from musicnet.diagnosis.loss_names import loss_name
 from musicnet.diagnosis.saved import Curve, Veto
 
 Row = Mapping[str, Any]
@@ -37,7 +38,7 @@ def evidence_of(rows: Sequence[Row]) -> RunEvidence:
     """
     asked = [row for row in rows if row.get("event") in ("step", "veto")]
     vetoes = [row for row in asked if row["event"] == "veto"]
-    epochs = [row for row in rows if row.get("event") == "epoch"]
+    epochs = _epochs(rows)
     last = rows[-1] if rows else {}
     return RunEvidence(
         length=Length(
@@ -55,18 +56,27 @@ def evidence_of(rows: Sequence[Row]) -> RunEvidence:
 
 def curves_of(rows: Iterable[Row]) -> tuple[Curve, ...]:
     """The series in the rows, over batches or attempts, under the names that reports use."""
+    rows = list(rows)
+    names = _curve_names(rows)
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for key, value in row.items():
-            name = _curve_name(key)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name is not None and is_number and math.isfinite(value):
+            if key in names and _is_number(value) and math.isfinite(value):
                 x = float(row.get("batch", 0))
-                points.setdefault(name, []).append((x, float(value)))
-    return tuple(
-        Curve(name, tuple(x for x, _ in line), tuple(y for _, y in line))
-        for name, line in points.items()
-    )
+                points.setdefault(names[key], []).append((x, float(value)))
+    return _as_curves(points)
+
+
+def losses_by_step(rows: Iterable[Row]) -> tuple[Curve, ...]:
+    """The losses that were logged by epoch, over optimiser steps, under their own names."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in _epochs(rows):
+        for split in ("train", "val"):
+            key = loss_name(row, split)
+            if key and _is_number(row[key]) and math.isfinite(row[key]):
+                point = (float(_whole(row.get("step"))), float(row[key]))
+                points.setdefault(key, []).append(point)
+    return _as_curves(points)
 
 
 def vetoes_of(rows: Iterable[Row]) -> tuple[Veto, ...]:
@@ -101,6 +111,7 @@ def _gating(asked: Sequence[Row], vetoes: Sequence[Row]) -> Gating:
         empty_groups=tuple(empty),
         clip_ratio=statistics.median(ratios) if ratios else None,
         clip_samples=len(ratios),
+        clip_first=ratios[0] if ratios else None,
         scale=scales[-1] if scales else None,
         scale_first=scales[0] if scales else None,
         back_offs=_back_offs(asked),
@@ -141,8 +152,10 @@ def _back_offs(asked: Sequence[Row]) -> int:
 
 
 def _losses(epochs: Sequence[Row], batches: int) -> Losses:
-    train = [row["train/loss"] for row in epochs if _is_number(row.get("train/loss"))]
-    val = [row["val/loss"] for row in epochs if _is_number(row.get("val/loss"))]
+    names = {key for row in epochs for key in row}
+    train_key, val_key = loss_name(names, "train") or "", loss_name(names, "val") or ""
+    train = [row[train_key] for row in epochs if _is_number(row.get(train_key))]
+    val = [row[val_key] for row in epochs if _is_number(row.get(val_key))]
     finite = [value for value in train if math.isfinite(value)]
     is_gone = bool(train) and not math.isfinite(train[-1])
     terms = {key for row in epochs for key in row if key.startswith("train/") and _TERM.search(key)}
@@ -159,6 +172,8 @@ def _losses(epochs: Sequence[Row], batches: int) -> Losses:
         ),
         val_first=val[0] if len(val) > 1 and math.isfinite(val[0]) else None,
         val_last=val[-1] if len(val) > 1 and math.isfinite(val[-1]) else None,
+        key=train_key,
+        val_key=val_key,
     )
 
 
@@ -176,17 +191,33 @@ def _validation(epochs: Sequence[Row]) -> Validation:
     return Validation(n=len(figures), equal=equal, figure=f"{key} = {value}" if key else "")
 
 
-def _curve_name(key: str) -> str | None:
+def _curve_names(rows: Iterable[Row]) -> dict[str, str]:
+    """What reports call the keys of rows that they draw."""
+    keys = {key for row in rows for key in row}
     names = {
-        "train/loss": "training loss",
-        "val/loss": "validation loss",
+        loss_name(keys, "train"): "training loss",
+        loss_name(keys, "val"): "validation loss",
         "grad_norm": "gradient norm",
     }
-    if key.startswith("optim/lr/"):
-        return f"learning rate: {key.removeprefix('optim/lr/')}"
-    if key.startswith("optim/delta_ratio/"):
-        return f"update ratio: {key.removeprefix('optim/delta_ratio/')}"
-    return names.get(key)
+    for key in keys:
+        for prefix, told in (
+            ("optim/lr/", "learning rate"),
+            ("optim/delta_ratio/", "update ratio"),
+        ):
+            if key.startswith(prefix):
+                names[key] = f"{told}: {key.removeprefix(prefix)}"
+    return {key: name for key, name in names.items() if key is not None}
+
+
+def _as_curves(points: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[Curve, ...]:
+    return tuple(
+        Curve(name, tuple(x for x, _ in line), tuple(y for _, y in line))
+        for name, line in points.items()
+    )
+
+
+def _epochs(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.get("event") == "epoch"]
 
 
 def _whole(value: Any) -> int:

@@ -1,49 +1,26 @@
 """The folder of a run, read with suspicion: whose log is it, is it whole, is it of this code?
 
 A folder comes in; what can be said of its run goes out, or the reason why nothing can. A log that
-is empty, torn, mixed or of another run gets no verdict, and one of older code only on request.
+is empty, torn, mixed, cut or of another run gets no verdict, whatever else lies beside it, and one
+of older code only on request. What a log tells of the time after the last look of a doctor counts
+as well.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
-from musicnet.diagnosis import saved
-from musicnet.diagnosis.evidence import RunEvidence
+from musicnet.diagnosis import saved, verdict
+from musicnet.diagnosis.evidence import Losses, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
-from musicnet.diagnosis.judging import diagnose, judge_run
-from musicnet.diagnosis.log_evidence import Row, curves_of, evidence_of, vetoes_of
-from musicnet.diagnosis.saved import Diagnosis, read_diagnosis
-from musicnet.records import provenance
-from musicnet.records.append_log import read_rows
+from musicnet.diagnosis.judging import diagnose, held_against, judge_run
+from musicnet.diagnosis.log_evidence import curves_of, evidence_of, losses_by_step, vetoes_of
+from musicnet.diagnosis.run_files import Asked, RunFiles, read_files
+from musicnet.diagnosis.saved import Curve, Diagnosis
+from musicnet.diagnosis.verdict import Verdict
 from musicnet.records.plain_data import to_plain
-from musicnet.records.provenance import Provenance, hash_config, read_provenance
-
-LOG_NAME = "metrics.jsonl"
-CONFIG_NAME = "config.yaml"
-
-
-class UnreadableRun(ValueError):  # noqa: N818
-    """Nothing can be said of a run; the message says why, in one line."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run is asked to be of.
-
-    Args:
-        git_commit: of the code; None asks for nothing.
-        config_hash: of the configuration; None asks for nothing.
-        data_hash: of the recorded data; None asks for nothing.
-    """
-
-    git_commit: str | None = None
-    config_hash: str | None = None
-    data_hash: str | None = None
+from musicnet.records.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -56,6 +33,7 @@ class Reading:
         diagnosis: findings and verdict.
         stale: how the run differs from what is asked; empty if it does not.
         notes: what else is to be known.
+        logged: losses by epoch over optimiser steps, under the names of the log.
     """
 
     folder: Path
@@ -63,6 +41,7 @@ class Reading:
     diagnosis: Diagnosis
     stale: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    logged: tuple[Curve, ...] = ()
 
     @property
     def judgement(self) -> Judgement:
@@ -88,151 +67,112 @@ def read_run(folder: Path, asked: Asked) -> Reading:
         FileNotFoundError: there is no such folder.
         UnreadableRun: nothing can be said of the run.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such run folder: {folder}")
-    try:
-        origin = _origin(folder)
-        rows = _rows(folder, origin)
-        left = read_diagnosis(folder) if (folder / saved.FILE_NAME).exists() else None
-        stale = tuple(_differences(folder, origin, asked))
-    except (ValueError, OSError) as error:
-        raise UnreadableRun(" ".join(str(error).split())) from error
-    if left is not None and origin is not None and left.run_id != origin.run_id:
-        raise UnreadableRun(
-            f"{folder / saved.FILE_NAME} is of run {left.run_id}, the folder of {origin.run_id}: "
-            "two runs are mixed."
-        )
-    if left is None and not any(_says_something(row) for row in rows):
-        raise UnreadableRun(_why_nothing(folder, rows))
+    files = read_files(folder, asked)
+    told, left = evidence_of(files.rows), files.left
+    if left is None:
+        seen = told
+    elif _tells_more(told, left.evidence, files.rows_since):
+        seen = _brought_on(left.evidence, told)
+    else:
+        seen = left.evidence
+    judged = files.judged
+    if judged is not None and judged.steps < seen.length.steps:
+        judged = None
+    diagnosis = _diagnosis(files, seen, told, judged)
     return Reading(
         folder=folder,
-        origin=origin,
-        diagnosis=_diagnosis(origin, rows, left),
-        stale=stale,
-        notes=tuple(_notes(origin, left)),
+        origin=files.origin,
+        diagnosis=diagnosis,
+        stale=files.stale,
+        notes=tuple(_notes(files, seen, diagnosis.judgement)),
+        logged=losses_by_step(files.rows),
     )
 
 
-def config_hash_of(path: Path) -> str:
-    """The hash of a configuration file, as provenance has it.
-
-    Raises:
-        ValueError: it is no YAML mapping; one line.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} must be a mapping: got {type(tree).__name__}.")
-    return hash_config(tree)
+def _tells_more(told: RunEvidence, seen: RunEvidence, rows_since: int) -> bool:
+    """Whether the log goes further than the doctor, or the doctor has followed no loss at all."""
+    if seen.losses.last is None and not seen.losses.n_nonfinite:
+        return True  # the run was taken up again, or its weights are sharded
+    return rows_since > 0 and told.length.steps > seen.length.steps
 
 
-def _origin(folder: Path) -> Provenance | None:
-    if (folder / provenance.FILE_NAME).exists():
-        return read_provenance(folder)
-    if (folder / LOG_NAME).exists():
-        raise ValueError(
-            f"{folder / LOG_NAME} lies there without {provenance.FILE_NAME}: whose it is cannot "
-            "be told."
-        )
-    if not (folder / saved.FILE_NAME).exists():
-        raise ValueError(f"{folder} has neither {LOG_NAME} nor {saved.FILE_NAME}: no run left it.")
-    return None
+def _brought_on(seen: RunEvidence, told: RunEvidence) -> RunEvidence:
+    """What a doctor saw, with what the log tells of the time after."""
+    length, later = seen.length, told.length
+    return replace(
+        seen,
+        length=replace(
+            length,
+            batches=max(length.batches, later.batches),
+            steps=max(length.steps, later.steps),
+            attempts=max(length.attempts, later.attempts),
+            epochs=max(length.epochs, later.epochs),
+        ),
+        losses=_losses(seen.losses, told.losses) if later.epochs else seen.losses,
+    )
 
 
-def _rows(folder: Path, origin: Provenance | None) -> list[dict[str, Any]]:
-    path = folder / LOG_NAME
-    if origin is None or not path.exists():
-        return []
-    rows = read_rows(path, run_id=origin.run_id)
-    for axis in ("batch", "attempt"):
-        last = 0
-        for number, row in enumerate(rows, start=1):
-            value = row.get(axis)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"{path}, line {number}: {axis} must be a whole number: {value!r}")
-            is_again = axis == "attempt" and value == last
-            if value < last or is_again:
-                raise ValueError(
-                    f"{path}, line {number}: {axis} {value} comes after {last}: two runs are mixed."
-                )
-            last = value
-    return rows
+def _losses(seen: Losses, told: Losses) -> Losses:
+    """The losses of the log, which goes on, and of the doctor what the log does not have."""
+    if told.n < 2:
+        return seen
+    is_same = bool(told.val_key) and seen.val_key == told.val_key
+    return replace(
+        told,
+        zero_terms=seen.zero_terms,
+        val_first=seen.val_first if is_same else told.val_first,
+    )
 
 
-def _says_something(row: Row) -> bool:
-    values = [value for key, value in row.items() if key not in ("batch", "step", "epoch", "phase")]
-    return any(isinstance(value, float) and math.isfinite(value) for value in values)
-
-
-def _why_nothing(folder: Path, rows: Sequence[Row]) -> str:
-    path = folder / LOG_NAME
-    if not path.exists():
-        return f"{path} is missing."
-    if rows:
-        return f"{path}, line {len(rows)}: not one of its {len(rows)} rows has a finite number."
-    torn = path.stat().st_size > 0
-    return f"{path}, line 1: {'only a torn line' if torn else 'the log is empty'}."
-
-
-def _diagnosis(origin: Provenance | None, rows: Sequence[Row], left: Diagnosis | None) -> Diagnosis:
+def _diagnosis(
+    files: RunFiles, seen: RunEvidence, told: RunEvidence, judged: Verdict | None
+) -> Diagnosis:
     """What the doctor left, judged anew; without one, what the log alone tells."""
-    run_id = None if origin is None else origin.run_id
-    told = evidence_of(rows)
-    seen: RunEvidence = told if left is None else left.evidence
-    found = {(one.code, one.where): one for one in (*(left.findings if left else ()),)}
+    left = files.left
+    found = {(one.code, one.where): one for one in (left.findings if left else ())}
     for finding in (*diagnose(seen), *diagnose(told)):
         known = any(code == finding.code for code, _ in found)
         if not known:
             found[finding.code, finding.where] = finding
     findings = tuple(in_order(found.values()))
-    judgement = judge_run(seen, findings)
+    judgement = held_against(judge_run(seen, findings), judged)
     if left is None:
-        return Diagnosis(run_id, seen, findings, judgement, curves_of(rows), vetoes_of(rows))
-    return replace(left, findings=findings, judgement=judgement)
+        run_id = None if files.origin is None else files.origin.run_id
+        curves = curves_of(files.rows)
+        return Diagnosis(run_id, seen, findings, judgement, curves, vetoes_of(files.rows))
+    # a run that was killed early may have lines in its log alone
+    curves = left.curves if seen is left.evidence else curves_of(files.rows)
+    return replace(left, evidence=seen, findings=findings, judgement=judgement, curves=curves)
 
 
-def _differences(folder: Path, origin: Provenance | None, asked: Asked) -> list[str]:
-    if origin is None:
-        return []
-    found = []
-    if asked.git_commit and origin.git_commit and asked.git_commit != origin.git_commit:
-        found.append(
-            f"this log is from commit {origin.git_commit[:10]}, started {origin.started}, before "
-            f"or beside the change that is now {asked.git_commit[:10]}"
+def _notes(files: RunFiles, seen: RunEvidence, judgement: Judgement) -> Iterator[str]:
+    if files.origin is not None and files.origin.git_dirty:
+        yield "the code had changes that no commit holds"
+    if files.left is None:
+        yield (
+            f"no {saved.FILE_NAME}: no doctor was there, or the run ended before its first step; "
+            "findings rest on the log alone"
         )
-    if asked.config_hash and asked.config_hash != origin.config_hash:
-        found.append(
-            f"this run had another configuration, {_short(origin.config_hash)}; "
-            f"{_short(asked.config_hash)} is asked for"
-        )
-    if asked.data_hash and asked.data_hash != origin.data_hash:
-        found.append(
-            f"this run had other data, {_short(origin.data_hash)}; {_short(asked.data_hash)} is "
-            "asked for"
-        )
-    path = folder / CONFIG_NAME
-    if path.exists() and config_hash_of(path) != origin.config_hash:
-        found.append(f"{path.name} is no longer the one that this run had")
-    return found
-
-
-def _notes(origin: Provenance | None, left: Diagnosis | None) -> list[str]:
-    notes = []
-    if origin is not None and origin.git_dirty:
-        notes.append("the code had changes that no commit holds")
-    if left is None:
-        notes.append("no doctor was there: findings rest on the log alone")
-    elif left.evidence.unseen:
-        notes += [f"not seen: {line}" for line in left.evidence.unseen]
-    return notes
-
-
-def _short(digest: str | None) -> str:
-    return "none" if digest is None else digest[:10]
+    else:
+        steps = files.left.evidence.length.steps
+        if seen.length.steps > steps:
+            yield (
+                f"the doctor last looked at step {steps}, and the log goes on to step "
+                f"{seen.length.steps}: findings on the time after rest on the log alone"
+            )
+        for line in files.left.evidence.unseen:
+            yield f"not seen: {line}"
+    judged = files.judged
+    if judged is None:
+        return
+    if judged.steps < seen.length.steps:
+        yield f"{verdict.FILE_NAME} is of step {judged.steps}, and the run went on: passed over"
+    elif judged.verdict == "pass":
+        yield f"{verdict.FILE_NAME}: pass"
+    else:
+        reasons = "; ".join(reason.rstrip(".") for reason in judged.reasons)
+        if reasons not in judgement.because:
+            yield f"{verdict.FILE_NAME}: {judged.verdict}: {reasons}"
 
 
 def dumped(reading: Reading) -> dict[str, Any]:

@@ -14,10 +14,13 @@ from typing import Any
 from musicnet.diagnosis.evidence import RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement
 from musicnet.records.atomic_files import write_json
+from musicnet.records.log_mark import LogMark
 from musicnet.records.plain_data import from_plain, to_plain
 
 FILE_NAME = "diagnosis.json"
-FORMAT = "musicnet.diagnosis/1"
+FORMAT = "musicnet.diagnosis/2"
+AS_LOGGED = "training loss, as logged"
+"""Name of the curve by epoch, beside that of what went backward, by batch."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Diagnosis:
         judgement: the verdict.
         curves: series of the run, thinned out.
         vetoes: the first vetoes.
+        log: how far the log of the run went by then; None if there was none.
     """
 
     run_id: str | None
@@ -67,6 +71,7 @@ class Diagnosis:
     judgement: Judgement
     curves: tuple[Curve, ...] = ()
     vetoes: tuple[Veto, ...] = ()
+    log: LogMark | None = None
 
     def write(self, folder: str | Path) -> Path:
         """Write `diagnosis.json`; a number that is not finite becomes null."""
@@ -118,7 +123,9 @@ def read_diagnosis(folder: str | Path) -> Diagnosis:
     except ValueError as error:
         raise ValueError(f"{path} must be JSON in UTF-8: got {error}.") from error
     if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
-        raise ValueError(f"{path} must be a {FORMAT}: it was written by another program.")
+        raise ValueError(
+            f"{path} must be a {FORMAT}: it was written by another program or version."
+        )
     return from_plain(Diagnosis, tree, str(path))
 
 

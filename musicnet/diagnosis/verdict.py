@@ -207,13 +207,15 @@ def because(verdict: Verdict, findings: Sequence[Finding]) -> Verdict:
         >>> bars = Bars(min_loss_drop=None, min_recall=0.9)
         >>> verdict = judge(seen, bars, seconds=1.0, run_id=None)
         >>> because(verdict, [Finding("GROUP_FROZEN", "off.", "backbone")]).reasons
-        ('GROUP_FROZEN in backbone: off.', 'recall is None')
+        ('GROUP_FROZEN in backbone: off', 'recall is None')
     """
     if not findings:
         return verdict
     first = findings[0]
     place = f" in {first.where}" if first.where else ""
-    return replace(verdict, reasons=(f"{first.code}{place}: {first.evidence}", *verdict.reasons))
+    # reasons are joined by semicolons, and none of them is a sentence
+    told = f"{first.code}{place}: {first.evidence.rstrip('.')}"
+    return replace(verdict, reasons=(told, *verdict.reasons))
 
 
 def _doubts(evidence: Evidence, bars: Bars) -> Iterator[str]:

@@ -46,8 +46,9 @@ def spectrum_picture(network: NeuralMusic, scene: Scene) -> tuple[bytes, str, st
     figure.savefig(content, format="png", dpi=110)
     n_sources = int(truth.resolved.sum())
     told = (
-        f"Learned pseudo-spectrum of a simulated scene with {n_sources} sources, in decibels below "
-        "its peak; true places and those that its highest peaks give are marked."
+        f"Learned pseudo-spectrum of a simulated scene with {n_sources} "
+        f"source{'s' if n_sources != 1 else ''}, in decibels below its peak; true places and those "
+        "that its highest peaks give are marked."
     )
     return content.getvalue(), "image/png", told
 

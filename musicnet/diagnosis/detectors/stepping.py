@@ -91,10 +91,13 @@ def nonfinite_hidden(seen: RunEvidence) -> Iterator[Finding]:
 
 
 def clip_always(seen: RunEvidence) -> Iterator[Finding]:
-    """The gradient is cut to a small part of itself."""
+    """The gradient is cut to a small part of itself, from the first step on."""
     gating = seen.gating
-    enough = gating.clip_samples >= FEWEST_NORMS
-    if enough and gating.clip_ratio is not None and gating.clip_ratio > CLIP_RATIO:
+    # not before a rate that is too high could be seen, which explains what is clipped
+    enough = gating.clip_samples >= FEWEST_NORMS and seen.length.steps >= FEWEST_ATTEMPTS
+    # gradients that grew on the way were not cut always: a rate, say, has thrown the weights about
+    was_so = gating.clip_first is None or gating.clip_first > CLIP_RATIO
+    if enough and was_so and gating.clip_ratio is not None and gating.clip_ratio > CLIP_RATIO:
         median = gating.clip_ratio * (gating.max_norm or 1.0)
         yield Finding(
             "CLIP_ALWAYS",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 96, 16, 16, 52
+LEFT, RIGHT, TOP, BOTTOM = 112, 16, 16, 52
 N_TICKS = 5
 MOST_LINES = 6
 MOST_MARKS = 200
@@ -131,7 +131,7 @@ def _grid(chart: Chart, x_axis: _Axis, y_axis: _Axis) -> Iterable[str]:
     middle = (LEFT + WIDTH - RIGHT) / 2
     yield f'<text class="label middle" x="{middle}" y="{HEIGHT - 6}">{escape(chart.x_label)}</text>'
     yield (
-        f'<text class="label middle" transform="translate(18 {(TOP + foot) / 2}) rotate(-90)">'
+        f'<text class="label middle" transform="translate(17 {(TOP + foot) / 2}) rotate(-90)">'
         f"{escape(chart.y_label)}</text>"
     )
 
@@ -192,9 +192,19 @@ def _round_steps(low: float, high: float) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-    stride = max(1, (last - first) // N_TICKS)
-    found = [10.0**power for power in range(first, last + 1, stride)]
+    """Powers of ten; where they are few, also what lies between them.
+
+    Example:
+        >>> _decades(0.02, 300.0), _decades(90.0, 2100.0), _decades(3.2, 12.0)
+        ([0.1, 1.0, 10.0, 100.0], [100.0, 200.0, 500.0, 1000.0, 2000.0], [5.0, 10.0])
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1, max(1, (last - first) // N_TICKS))
+    for factors in ((1,), (1, 2, 5)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [tick for tick in found if low <= tick <= high]
+        if len(found) > 2:
+            break
     return found if len(found) > 1 else [low * 1.3, high / 1.3]
 
 

@@ -1,16 +1,17 @@
 """The page itself: verdict, findings, charts, provenance and configuration in one file."""
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 from musicnet.diagnosis.findings import Finding, Outcome
 from musicnet.diagnosis.report.charts import Chart, Line, figure
 from musicnet.diagnosis.report.style import STYLE
-from musicnet.diagnosis.saved import Curve, Diagnosis
+from musicnet.diagnosis.saved import AS_LOGGED, Curve, Diagnosis
 from musicnet.records.atomic_files import write_text
 from musicnet.records.provenance import Provenance
 
@@ -21,6 +22,9 @@ _MEANING: dict[Outcome, str] = {
     "could not tell": "Whether this run learns cannot be told.",
 }
 _KINDS = ("image/png", "image/svg+xml")
+_PICTURE = re.compile(
+    r'<img src="data:(?P<kind>[\w/+]+);base64,(?P<content>[\w+/=]+)" alt="(?P<told>[^"]+)">'
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,20 @@ def write_report(
     return path
 
 
+def picture_in(folder: str | Path) -> Picture | None:
+    """The picture in the page of a run, so that a newer page need not lose it; None without one."""
+    path = Path(folder) / FILE_NAME
+    page = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = _PICTURE.search(page)
+    if found is None:
+        return None
+    try:
+        content = base64.b64decode(found["content"], validate=True)
+        return Picture(content, found["kind"], unescape(found["told"]))
+    except ValueError:
+        return None
+
+
 def report(
     diagnosis: Diagnosis,
     *,
@@ -100,7 +118,7 @@ def report(
 <header>
 <h1>{escape(title)}</h1>
 <p class="verdict {outcome.split()[0]}"><strong>{_MEANING[outcome]}</strong>
-{escape(diagnosis.judgement.because)}</p>
+{escape(_sentence(diagnosis.judgement.because))}</p>
 {_numbers(diagnosis)}
 </header>
 <main>
@@ -130,7 +148,7 @@ def charts_of(diagnosis: Diagnosis) -> list[Chart]:
             "Training loss",
             "batches",
             "loss",
-            _lines(curves, "training loss"),
+            _training_lines(curves, diagnosis.evidence.losses.key),
             logarithmic=True,
         ),
         Chart(
@@ -181,6 +199,18 @@ def _lines(curves: Mapping[str, Curve], prefix: str) -> tuple[Line, ...]:
     )
 
 
+def _training_lines(curves: Mapping[str, Curve], key: str) -> tuple[Line, ...]:
+    """What went backward; where that cannot be compared over the run, after what was logged."""
+    backward, logged = curves.get("training loss"), curves.get(AS_LOGGED)
+    lines = []
+    if key and logged is not None:
+        lines.append(Line(f"{key}, by epoch", logged.x, logged.y))
+    if backward is not None:
+        name = "objective of the phase, by batch" if lines else "training loss"
+        lines.append(Line(name, backward.x, backward.y))
+    return tuple(lines)
+
+
 def _numbers(diagnosis: Diagnosis) -> str:
     seen = diagnosis.evidence
     vetoed = seen.gating.n_vetoes
@@ -189,8 +219,10 @@ def _numbers(diagnosis: Diagnosis) -> str:
         "steps": f"{seen.length.steps}",
         "batches": f"{seen.length.batches}",
         "vetoes": f"{vetoed}" if seen.length.attempts else "no gate",
-        "training loss": _pair(seen.losses.first, seen.losses.last),
-        "validation loss": _pair(seen.losses.val_first, seen.losses.val_last),
+        seen.losses.key or "training loss": _pair(seen.losses.first, seen.losses.last),
+        seen.losses.val_key or "validation loss": _pair(
+            seen.losses.val_first, seen.losses.val_last
+        ),
         "time of a step": "not seen" if step is None else f"{step:.1f} ms",
         "waiting for data": "not seen" if wait is None else f"{wait:.1f} ms",
     }
@@ -216,11 +248,15 @@ def _findings(findings: Iterable[Finding]) -> str:
         f'<li class="{finding.severity}"><h3>{escape(finding.code)}'
         f"{f' <span>in {escape(finding.where)}</span>' if finding.where else ''}</h3>"
         f'<p class="sure">{finding.severity}, {100 * finding.confidence:.0f} % sure, first seen at '
-        f"step {finding.step}</p><p>{escape(finding.evidence)}</p>"
+        f"step {finding.step}</p><p>{escape(_sentence(finding.evidence))}</p>"
         f"<p><b>What to do.</b> {escape(finding.cure)}</p></li>"
         for finding in findings
     )
     return f'<ol class="findings">{items}</ol>' if items else "<p>Nothing was found.</p>"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _vetoes(diagnosis: Diagnosis) -> str:

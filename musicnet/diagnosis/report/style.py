@@ -16,7 +16,7 @@ h3{font-size:1rem;margin:0}h3 span{font-weight:400}
 .verdict strong{display:block;font-size:1.15rem}
 .verdict.learns{border-color:var(--good)}.verdict.learns strong{color:var(--good)}
 .verdict.does{border-color:var(--bad)}.verdict.does strong{color:var(--bad)}
-.numbers,.origin{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11rem,100%),1fr));
+.numbers,.origin{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.5rem,100%),1fr));
 gap:.6rem;margin:1rem 0}
 .origin{grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr))}
 dl div{background:var(--card);padding:.4rem .7rem}dt{color:var(--quiet);font-size:.85rem}
@@ -28,7 +28,7 @@ dd{margin:0}
 figure{margin:0;background:var(--card);padding:.7rem}figcaption{font-weight:600}
 figure>svg{display:block;width:100%;height:auto}
 svg text{fill:var(--quiet);font:13px system-ui,sans-serif}
-@media (max-width:36rem){svg text{font-size:18px}}
+@media (max-width:36rem){svg text{font-size:20px}}
 .end{text-anchor:end}.middle{text-anchor:middle}
 .grid{stroke:var(--rule);stroke-width:1;fill:none}.axis{stroke:var(--quiet);fill:none}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from musicnet import __main__ as door
-from musicnet.diagnosis.evidence import Length, Losses, Motion, RunEvidence
+from musicnet.commands import doctor as doctor_command
+from musicnet.diagnosis.evidence import Length, Losses, Motion, Processes, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement
 from musicnet.diagnosis.saved import Diagnosis
+from musicnet.diagnosis.verdict import Bars, Evidence, Verdict, judge
 from musicnet.records.append_log import AppendLog
-from musicnet.records.provenance import collect_provenance, hash_config
+from musicnet.records.log_mark import mark_of
+from musicnet.records.provenance import Provenance, collect_provenance, hash_config
 
 CONFIG = {"optimizer": {"lr": 0.001}, "seed": 0}
 RUN_ID = "c0ffee00"
@@ -55,8 +58,19 @@ def rows(last_loss: float = 0.5) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def origin() -> Provenance:
+    """Where runs of this code come from; git is asked once."""
+    return collect_provenance(CONFIG, run_id=RUN_ID, code_folder=Path(__file__).parent)
+
+
+@pytest.fixture(autouse=True)
+def same_code(origin: Provenance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_command, "collect_provenance", lambda **_: origin)
+
+
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Callable[..., Path]:
+def run_folder(tmp_path: Path, origin: Provenance) -> Callable[..., Path]:
     def make(
         content: list[dict[str, Any]] | None = None,
         diagnosis: Diagnosis | None = None,
@@ -65,15 +79,13 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        here = Path(__file__).parent
-        origin = collect_provenance(CONFIG, run_id=RUN_ID, code_folder=here)
         replace(origin, **changes).write(folder)
         (folder / "config.yaml").write_text(json.dumps(CONFIG), encoding="utf-8")
         with AppendLog(folder / "metrics.jsonl", run_id=RUN_ID) as log:
             for row in rows() if content is None else content:
                 log.append(row)
         if diagnosis is not None:
-            diagnosis.write(folder)
+            replace(diagnosis, log=mark_of(folder / "metrics.jsonl")).write(folder)
         return folder
 
     return make
@@ -304,6 +316,163 @@ def test_a_damaged_log_gets_a_reason_and_never_a_verdict(damage, run_folder, ask
     assert tree["findings"] == []
 
 
+def cut(folder: Path) -> str:
+    _keep(folder, 20)
+    return "metrics.jsonl has 20 rows, and it had 44 when it was last read: rows are lost"
+
+
+def edited(folder: Path) -> str:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"train/loss": 1.0', b'"train/loss": 0.1'))
+    return "is not the log that was last read: its first 44 rows were changed"
+
+
+def emptied(folder: Path) -> str:
+    _keep(folder, 0)
+    return "metrics.jsonl has 0 rows, and it had 44"
+
+
+def deleted(folder: Path) -> str:
+    (folder / "metrics.jsonl").unlink()
+    return "metrics.jsonl is missing, and it had 44 rows"
+
+
+def alone(folder: Path) -> str:
+    for name in ("metrics.jsonl", "provenance.json"):
+        (folder / name).unlink()
+    return "lies there without the provenance.json of its run"
+
+
+def of_no_log(folder: Path) -> str:
+    Diagnosis(RUN_ID, LEARNED, (), Judgement("learns", "it fell.")).write(folder)
+    return "was drawn without"
+
+
+def older_format(folder: Path) -> str:
+    path = folder / "diagnosis.json"
+    path.write_text(path.read_text().replace("diagnosis/2", "diagnosis/1"), encoding="utf-8")
+    return "another program or version"
+
+
+def broken_verdict(folder: Path) -> str:
+    (folder / "verdict.json").write_text('{"verdict": "pass"', encoding="utf-8")
+    return "verdict.json must be JSON"
+
+
+def foreign_verdict(folder: Path) -> str:
+    a_verdict(run_id="deadbeef").write(folder)
+    return "verdict.json is of run deadbeef"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *DAMAGES,
+        *(cut, edited, emptied, deleted, alone, of_no_log, older_format),
+        *(broken_verdict, foreign_verdict),
+    ],
+)
+def test_a_whole_diagnosis_is_no_verdict_beside_a_damaged_log(damage, run_folder, ask) -> None:
+    left = Diagnosis(RUN_ID, LEARNED, (), Judgement("learns", "it fell."))
+    folder = run_folder(diagnosis=left)
+    assert ask(folder)[0] == 0
+    reason = damage(folder)
+    exit_code, out, err = ask(folder, "--json")
+    tree = json.loads(out)
+    assert (exit_code, tree["outcome"], err) == (4, "could not tell", "")
+    assert reason in tree["because"] or damage in DAMAGES  # these have their reasons above
+    assert "\n" not in tree["because"]
+    assert tree["findings"] == []
+
+
+def _keep(folder: Path, n_rows: int) -> None:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:n_rows]))
+
+
+def a_verdict(recall: float = 0.2, steps: int = 40, run_id: str = RUN_ID) -> Verdict:
+    seen = Evidence(recall=recall, steps=steps, delta_total=1.0)
+    bars = Bars(min_loss_drop=None, min_recall=0.9)
+    return judge(seen, bars, seconds=1.0, run_id=run_id)
+
+
+def _left_early(steps: int) -> Diagnosis:
+    """Of a doctor that last looked after so many steps."""
+    seen = replace(LEARNED, length=Length(batches=steps, steps=steps), losses=Losses())
+    return Diagnosis(RUN_ID, seen, (), Judgement("could not tell", "too few."))
+
+
+def test_a_torn_last_line_beside_a_diagnosis_is_passed_over_too(run_folder, ask) -> None:
+    folder = run_folder(diagnosis=Diagnosis(RUN_ID, LEARNED, (), Judgement("learns", "it fell.")))
+    with (folder / "metrics.jsonl").open("ab") as log:
+        log.write(b'{"run_id": "c0ffee00", "event": "st')
+    assert ask(folder)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("last_loss", "outcome", "because"),
+    [
+        (0.5, "learns", "the loss fell by 75 %: train/loss 2 to 0.5, val/loss 2.1 to 0.6"),
+        (1.99, "could not tell", "the loss did not fall clearly"),
+        (math.nan, "could not tell", "the last losses are not finite"),
+    ],
+)
+def test_a_log_that_goes_on_after_the_last_look_is_judged_to_its_end(
+    last_loss, outcome, because, run_folder, ask
+) -> None:
+    content = rows(0.5 if math.isnan(last_loss) else last_loss)
+    content[-1]["train/loss"] = last_loss
+    folder = run_folder(content[:11], diagnosis=_left_early(10))
+    with AppendLog(folder / "metrics.jsonl", run_id=RUN_ID) as log:
+        for row in content[11:]:
+            log.append(row)
+    _, out, _ = ask(folder, "--json")
+    tree = json.loads(out)
+    assert tree["outcome"] == outcome
+    assert because in tree["because"]
+    assert any("last looked at step 10, and the log goes on to step 40" in n for n in tree["notes"])
+
+
+def test_losses_that_the_doctor_has_not_followed_are_those_of_the_log(run_folder, ask) -> None:
+    seen = RunEvidence(
+        length=Length(steps=40),
+        processes=Processes(n=2, is_sharded=True),
+        unseen=("weights: they are sharded",),
+    )
+    left = Diagnosis(RUN_ID, seen, (), Judgement("could not tell", "sharded: not watched."))
+    exit_code, out, _ = ask(run_folder(diagnosis=left))
+    assert exit_code == 0
+    assert "train/loss 2 to 0.5" in out
+    assert "note: not seen: weights: they are sharded" in out
+    exit_code, out, _ = ask(run_folder(rows()[:11], diagnosis=left, name="first epoch"))
+    assert (exit_code, "  sharded: " in out) == (4, True)
+
+
+def test_without_a_diagnosis_nobody_says_that_no_doctor_was_there(run_folder, ask) -> None:
+    _, out, _ = ask(run_folder())
+    assert "no doctor was there, or the run ended before its first step" in " ".join(out.split())
+
+
+def test_a_run_that_missed_its_bars_does_not_learn(run_folder, ask) -> None:
+    folder = run_folder()
+    a_verdict().write(folder)
+    exit_code, out, _ = ask(folder)
+    assert exit_code == 3
+    assert "its verdict is fail: recall is 0.2000, 0.9 was asked for." in out
+    assert "note: verdict.json" not in out
+    a_verdict(recall=0.95).write(folder)
+    exit_code, out, _ = ask(folder)
+    assert (exit_code, "note: verdict.json: pass" in out) == (0, True)
+
+
+def test_a_verdict_from_before_the_run_went_on_does_not_count(run_folder, ask) -> None:
+    folder = run_folder()
+    a_verdict(steps=20).write(folder)
+    exit_code, out, _ = ask(folder)
+    assert exit_code == 0
+    assert "verdict.json is of step 20, and the run went on" in out
+
+
 def test_a_log_of_older_code_is_stale_unless_it_is_taken_as_it_was(run_folder, ask) -> None:
     folder = run_folder(git_commit="0" * 40)
     exit_code, out, _ = ask(folder)
@@ -325,20 +494,93 @@ def test_another_configuration_or_recording_than_asked_for_is_stale(
     assert (exit_code, "had other data, none" in out) == (4, True)
 
 
-def test_two_runs_side_by_side(run_folder, ask) -> None:
-    finding = Finding("CLIP_ALWAYS", "cut 40 times.", "clipping norm")
-    left = Diagnosis(RUN_ID, LEARNED, (finding,), Judgement("learns", "it fell."))
-    other = {"optimizer": {"lr": 0.1}, "seed": 0}
-    first = run_folder(diagnosis=left, name="first")
-    second = run_folder(rows(1.9), name="second", config_hash=hash_config(other))
-    (second / "config.yaml").write_text(json.dumps(other), encoding="utf-8")
-    exit_code, out, _ = ask("--compare", first, second)
-    table = {line.split("  ")[0].strip(): line for line in out.splitlines()}
+@pytest.fixture
+def pair(run_folder) -> Callable[..., tuple[Path, Path]]:
+    """Two runs with these configurations, the second with rows of its own."""
+
+    def make(
+        config: dict[str, Any], content: list[dict[str, Any]] | None = None, **changes: Any
+    ) -> tuple[Path, Path]:
+        finding = Finding("CLIP_ALWAYS", "cut 40 times.", "clipping norm")
+        left = Diagnosis(RUN_ID, LEARNED, (finding,), Judgement("learns", "it fell."))
+        first = run_folder(diagnosis=left, name="first")
+        changes = {"config_hash": hash_config(config), **changes}
+        second = run_folder(content, name="second", **changes)
+        (second / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+        return first, second
+
+    return make
+
+
+def table_of(out: str) -> dict[str, str]:
+    return {line.split("  ")[0].strip(): " ".join(line.split()) for line in out.splitlines()}
+
+
+def test_two_runs_side_by_side(pair, ask) -> None:
+    folders = pair({"optimizer": {"lr": 0.1}, "seed": 0}, rows(1.9))
+    exit_code, out, _ = ask("--compare", *folders)
+    table = table_of(out)
     assert exit_code == 0
-    assert "2 to 0.5" in table["training loss"]
-    assert "2 to 1.9" in table["training loss"]
+    key = "train/loss by step 40"
+    assert table[key] == f"{key} 2 to 0.5 2 to 1.9"
     assert table["only here: CLIP_ALWAYS"].split()[-1] == "x"
     assert table["optimizer.lr"].split() == ["optimizer.lr", "0.001", "0.1"]
+
+
+def test_a_longer_run_is_compared_at_the_last_step_of_the_shorter(pair, ask) -> None:
+    exit_code, out, _ = ask("--compare", *pair(CONFIG, rows(0.8)[:33]))
+    key = "val/loss by step 30"
+    assert exit_code == 0
+    assert table_of(out)[key] == f"{key} 2.1 to 1.1 2.1 to 1.3"
+    assert table_of(out)["steps"] == "steps 40 30"
+
+
+def _other_name(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = {"train/loss": "train_loss", "val/loss": "valid_loss"}
+    return [{names.get(key, key): value for key, value in row.items()} for row in content]
+
+
+@pytest.mark.parametrize(
+    ("config", "content", "changes", "reason"),
+    [
+        ({**CONFIG, "experiment": "ris"}, None, {}, "other tasks: experiment - against ris"),
+        ({**CONFIG, "data": {"n_scenes": 9}}, None, {}, "other tasks: data.n_scenes - against 9"),
+        (
+            {**CONFIG, "model": {"phases": [{"weights": {"spectrum": 1.0}}]}},
+            None,
+            {},
+            "other tasks: model.phases",
+        ),
+        (CONFIG, None, {"data_hash": "d" * 64}, "other recordings: none against dddddddddd"),
+        (CONFIG, _other_name(rows()), {}, "no loss of the same name"),
+    ],
+)
+def test_unlike_runs_are_named_and_their_losses_are_not_held_together(
+    config, content, changes, reason, pair, ask
+) -> None:
+    exit_code, out, _ = ask("--compare", *pair(config, content, **changes))
+    assert exit_code == 4
+    assert out.startswith("could not tell: the two runs")
+    assert reason in out
+    assert "loss by step" not in out
+    assert "first finding" in out
+
+
+def test_a_batch_size_makes_no_other_task(pair, ask) -> None:
+    assert ask("--compare", *pair({**CONFIG, "data": {"batch_size": 9}}))[0] == 0
+
+
+def test_a_stale_run_is_not_compared_unless_it_is_taken_as_it_was(pair, ask) -> None:
+    folders = pair(CONFIG, git_commit="0" * 40)
+    exit_code, out, _ = ask("--compare", *folders)
+    assert exit_code == 4
+    assert "second: stale: this log is from commit 0000000000" in out
+    assert "loss by step" not in out
+    assert ask("--compare", *folders, "--as-it-was")[0] == 0
+    (folders[0] / "config.yaml").write_text("seed: 3\n", encoding="utf-8")
+    exit_code, out, _ = ask("--compare", *folders, "--as-it-was", "--json")
+    assert (exit_code, json.loads(out)["outcome"]) == (4, "could not tell")
+    assert "config.yaml is no longer the one" in out
 
 
 def test_a_run_that_cannot_be_read_cannot_be_compared(run_folder, ask) -> None:

@@ -85,7 +85,7 @@ BEYOND: dict[str, RunEvidence] = {
     "WARMUP_TOO_LONG": change("rates", rises_to_end=True, last_factor=0.2),
     "STEPPED_NOT_MOVED": change("motion", n_still=2, moved_share=0.0),
     "RATE_TOO_HIGH": replace(STALLED, motion=replace(HEALTHY.motion, ratio_median=0.051)),
-    "CLIP_ALWAYS": change("gating", clip_ratio=10.1),
+    "CLIP_ALWAYS": change("gating", clip_ratio=10.1, clip_first=10.1),
     "RATE_TOO_LOW": replace(STALLED, motion=replace(HEALTHY.motion, ratio_largest=2.9e-5)),
     "INPUT_IGNORED": replace(HEALTHY, deals=EQUAL),
     "LABELS_SHUFFLED": replace(HEALTHY, deals=CHANCE),
@@ -113,7 +113,8 @@ BEFORE: dict[str, RunEvidence] = {
     "RATE_NOT_AS_ASKED": change("rates", asked=4e-3),
     "STEPPED_NOT_MOVED": change("motion", n_still=1, moved_share=0.0),
     "RATE_TOO_HIGH": change("motion", ratio_median=0.2),
-    "CLIP_ALWAYS": change("gating", clip_ratio=9.9),
+    # cut now, and not at first: the gradients have grown
+    "CLIP_ALWAYS": change("gating", clip_ratio=40.0, clip_first=9.9),
     "RATE_TOO_LOW": replace(STALLED, motion=replace(HEALTHY.motion, ratio_largest=3.1e-5)),
     "INPUT_IGNORED": replace(HEALTHY, deals=tuple(replace(d, step=9) for d in EQUAL)),
     "LABELS_SHUFFLED": replace(HEALTHY, deals=tuple(replace(d, spread=0.002) for d in CHANCE)),

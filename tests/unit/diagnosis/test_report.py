@@ -13,7 +13,7 @@ import pytest
 from musicnet.diagnosis.evidence import Gating, Length, Losses, RunEvidence, Tally
 from musicnet.diagnosis.findings import Finding, Judgement
 from musicnet.diagnosis.report.charts import Chart, Line, figure
-from musicnet.diagnosis.report.page import Picture, report, write_report
+from musicnet.diagnosis.report.page import Picture, picture_in, report, write_report
 from musicnet.diagnosis.report.style import STYLE
 from musicnet.diagnosis.saved import Curve, Diagnosis, Veto
 from musicnet.records.provenance import collect_provenance
@@ -182,6 +182,17 @@ def test_a_picture_has_a_known_kind_and_words(kind: str, told: str) -> None:
         Picture(DOT, kind, told)
 
 
+def test_a_page_gives_its_picture_back(tmp_path: Path) -> None:
+    assert picture_in(tmp_path) is None
+    drawn = Picture(DOT, "image/png", 'a "dot" & <no more>')
+    path = write_report(tmp_path, DIAGNOSIS, title="one", picture=drawn)
+    assert picture_in(tmp_path) == drawn
+    text = path.read_text(encoding="utf-8")
+    for damage in (("image/png", "image/gif"), (";base64,", ";base64,=")):
+        path.write_text(text.replace(*damage), encoding="utf-8")
+        assert picture_in(tmp_path) is None
+
+
 MEASURE = """
 const problems = [];
 const root = document.documentElement;
@@ -217,7 +228,11 @@ def browser() -> str | None:
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(browser() is None, reason="no chromium on the PATH")
+@pytest.mark.skipif(
+    browser() is None,
+    reason="no browser on the PATH: install one as `chromium`, `chromium-browser` or "
+    "`google-chrome`, for instance by `apt-get install chromium`",
+)
 @pytest.mark.parametrize("width", [360, 1200])
 def test_in_a_browser_nothing_is_cut_and_nothing_overlaps(width: int, tmp_path: Path) -> None:
     asked = page().replace("</body>", f"<script>{MEASURE}</script></body>")

@@ -43,7 +43,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
         (b"\xff\xfe", "must be JSON"),
         (b"[]", "another program"),
         (b'{"format": "musicnet.diagnosis/9"}', "another program"),
-        (b'{"format": "musicnet.diagnosis/1", "run_id": 3}', "lacks the key"),
+        (b'{"format": "musicnet.diagnosis/2", "run_id": 3}', "lacks the key"),
     ],
 )
 def test_what_is_no_diagnosis_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
