@@ -180,7 +180,7 @@ class MusicCLI(LightningCLI):
             raise ConfigurationError(fault)
         self._dump_config()
         model, data = self.config_dump["model"], self.config_dump["data"]
-        scenes = [(part.get("init_args") or {}).get("scene") for part in (model, data)]
+        scenes: list[Any] = [(part.get("init_args") or {}).get("scene") for part in (model, data)]
         if None not in scenes and scenes[0] != scenes[1]:
             raise ConfigurationError(
                 "model and data must speak of the same scene: got different ones "
