@@ -17,8 +17,9 @@ import numpy as np
 from musicnet.recordings.checks import FORMAT
 
 _PROGRAM = """
-import json, resource, sys
+import json, resource, signal, sys
 from musicnet.commands import localize
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells silence it in the background
 code = localize.run(sys.argv[2:])
 used = resource.getrusage(resource.RUSAGE_SELF)
 figures = {"code": code, "cpu_s": used.ru_utime + used.ru_stime, "mb": used.ru_maxrss / 1e3}

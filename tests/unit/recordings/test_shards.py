@@ -1,6 +1,7 @@
 """Folders of recordings as one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +28,18 @@ def cut(recording, start, stop):
     return replace(part, operator=part.operator[used], operator_index=index)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    whole = read_observations(SURFACE)
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory):
+    place, whole = tmp_path_factory.mktemp("whole"), read_observations(SURFACE)
     for number, (start, stop) in enumerate([(0, 10), (10, 30), (30, 48)]):
-        write_observations(tmp_path / f"{number}.npz", cut(whole, start, stop))
-    write_manifest(tmp_path)
-    return tmp_path
+        write_observations(place / f"{number}.npz", cut(whole, start, stop))
+    write_manifest(place)
+    return place
+
+
+@pytest.fixture
+def folder(whole_folder, tmp_path):
+    return Path(shutil.copytree(whole_folder, tmp_path / "folder"))
 
 
 def test_a_folder_is_what_its_files_were_cut_from(folder):
@@ -80,16 +86,22 @@ def test_a_folder_trains_as_the_file_does(folder, surface_scene_of_file):
 POISON = {"0.npz": (2,), "1.npz": (0, 19)}
 
 
-@pytest.fixture
-def poisoned(folder):
+@pytest.fixture(scope="module")
+def poisoned_folder(whole_folder, tmp_path_factory):
     """The folder with three bad scenes of 48 in two files: numbers 2, 10 and 29 of all."""
+    place = Path(shutil.copytree(whole_folder, tmp_path_factory.mktemp("bad") / "folder"))
     for name, bad in POISON.items():
-        recording = read_observations(folder / name)
+        recording = read_observations(place / name)
         y = recording.y.clone()
         y[list(bad), 0, 3] = torch.nan
-        write_observations(folder / name, replace(recording, y=y))
-    write_manifest(folder)
-    return folder
+        write_observations(place / name, replace(recording, y=y))
+    write_manifest(place)
+    return place
+
+
+@pytest.fixture
+def poisoned(poisoned_folder, tmp_path):
+    return Path(shutil.copytree(poisoned_folder, tmp_path / "poisoned"))
 
 
 def test_bad_scenes_are_named_and_left_out(poisoned):
@@ -200,7 +212,7 @@ def test_batches_of_a_poisoned_folder_do_not_depend_on_workers(
     assert caplog.text.count("left out 3 of 48 scenes") == 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def surface_scene_of_file():
     from musicnet.cli.scenes import experiment_scene
 
