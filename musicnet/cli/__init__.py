@@ -5,6 +5,7 @@ line; both build and run it here, so that a run replays through either.
 """
 
 from musicnet.cli.console import console
+from musicnet.cli.further_ranks import fit_as_further_rank
 from musicnet.cli.music_cli import MusicCLI, Verb
 from musicnet.cli.objective import Objective
 from musicnet.cli.refusals import ConfigurationError, nearest
@@ -12,7 +13,6 @@ from musicnet.cli.runs import (
     BAD_INPUT,
     ENDED_BY_SIGNAL,
     Outcome,
-    fit_as_further_rank,
     launch_environment,
     run_verb,
 )

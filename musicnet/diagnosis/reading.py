@@ -94,7 +94,7 @@ def read_run(folder: Path, asked: Asked) -> Reading:
         origin = _origin(folder)
         rows = _rows(folder, origin)
         left = read_diagnosis(folder) if (folder / saved.FILE_NAME).exists() else None
-        stale = tuple(_differences(folder, origin, asked))
+        stale = tuple(_differences(folder, origin, rows, asked))
     except (ValueError, OSError) as error:
         raise UnreadableRun(" ".join(str(error).split())) from error
     if left is not None and origin is not None and left.run_id != origin.run_id:
@@ -195,7 +195,9 @@ def _diagnosis(origin: Provenance | None, rows: Sequence[Row], left: Diagnosis |
     return replace(left, findings=findings, judgement=judgement)
 
 
-def _differences(folder: Path, origin: Provenance | None, asked: Asked) -> list[str]:
+def _differences(
+    folder: Path, origin: Provenance | None, rows: Sequence[Row], asked: Asked
+) -> list[str]:
     if origin is None:
         return []
     found = []
@@ -215,7 +217,9 @@ def _differences(folder: Path, origin: Provenance | None, asked: Asked) -> list[
             "asked for"
         )
     path = folder / CONFIG_NAME
-    if path.exists() and config_hash_of(path) != origin.config_hash:
+    # a run that went on from a checkpoint of another folder had its path in the configuration
+    began_here = all(row.get("step", 0) <= 1 for row in rows[:1])
+    if path.exists() and began_here and config_hash_of(path) != origin.config_hash:
         found.append(f"{path.name} is no longer the one that this run had")
     return found
 
