@@ -6,12 +6,12 @@ line; both build and run it here, so that a run replays through either.
 
 from musicnet.cli.console import console
 from musicnet.cli.fitting import BAD_INPUT, ENDED_BY_SIGNAL
+from musicnet.cli.further_ranks import fit_as_further_rank
 from musicnet.cli.music_cli import MusicCLI, Verb
 from musicnet.cli.objective import Objective
 from musicnet.cli.refusals import ConfigurationError, nearest
 from musicnet.cli.runs import (
     Outcome,
-    fit_as_further_rank,
     launch_environment,
     run_verb,
 )

@@ -7,8 +7,6 @@ through the environment, since Lightning starts them with the command line of th
 import json
 import logging
 import os
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,13 +31,12 @@ from musicnet.records.provenance import collect_provenance
 from musicnet.records.run_outcome import write_outcome
 from musicnet.scene.sources import Sources
 
-_TREE, _FOLDER, _CHECKPOINT = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER", "MUSICNET_CHECKPOINT"
+_TREE, FOLDER, _CHECKPOINT = "MUSICNET_TREE", "MUSICNET_RUN_FOLDER", "MUSICNET_CHECKPOINT"
 _LAUNCH_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", THREADS_VARIABLE, _TREE, _FOLDER, _CHECKPOINT),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", THREADS_VARIABLE, _TREE, FOLDER, _CHECKPOINT),
 )
 
-_PATIENCE_S = 3.0  # ranks refuse a run at about the same time; what kills them all comes later
 
 logger = logging.getLogger(__name__)
 
@@ -78,37 +75,16 @@ def run_verb(cli: MusicCLI) -> Outcome:
     return Outcome(exit_code=0)
 
 
-def fit_as_further_rank() -> int | None:
-    """Fit with the process that has started this one, if this is a further rank of its run.
-
-    Returns:
-        The exit code; None where this process is nobody's further rank.
-    """
+def inherited_cli() -> MusicCLI | None:
+    """What this process shall fit if it is a further rank of another's run, else None."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or _TREE not in os.environ:
         return None
-    first_rank, folder = os.getppid(), Path(os.environ[_FOLDER])
     checkpoint = os.environ.get(_CHECKPOINT)
-    try:
-        cli = MusicCLI(
-            json.loads(os.environ[_TREE]),
-            run_folder=folder,
-            checkpoint=Path(checkpoint) if checkpoint else None,
-        )
-        return run_verb(cli).exit_code
-    except ConfigurationError as error:
-        if not _speaks_for_all(first_rank, folder):
-            sys.stderr.write(f"error: rank {os.environ['LOCAL_RANK']}: {error}\n")
-        return BAD_INPUT
-
-
-def _speaks_for_all(first_rank: int, folder: Path) -> bool:
-    """Whether the first rank has refused the run as well, and so has said why."""
-    until = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < until:
-        if os.getppid() != first_rank or not folder.exists():
-            return True
-        time.sleep(0.05)
-    return False
+    return MusicCLI(
+        json.loads(os.environ[_TREE]),
+        run_folder=Path(os.environ[FOLDER]),
+        checkpoint=Path(checkpoint) if checkpoint else None,
+    )
 
 
 @contextmanager
@@ -131,7 +107,7 @@ def launch_environment() -> Iterator[None]:
 def _fit(cli: MusicCLI) -> Outcome:
     folder = Path(cli.trainer.default_root_dir)
     is_first_rank = cli.trainer.is_global_zero
-    os.environ[_TREE], os.environ[_FOLDER] = json.dumps(cli.config_dump), str(folder)
+    os.environ[_TREE], os.environ[FOLDER] = json.dumps(cli.config_dump), str(folder)
     os.environ[_CHECKPOINT] = str(cli.checkpoint or "")
     os.environ[THREADS_VARIABLE] = str(torch.get_num_threads())  # or Lightning would change it
     with leave_requests() as requests, _closing(cli):
