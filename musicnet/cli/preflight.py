@@ -28,6 +28,7 @@ from musicnet.cli.music_cli import MusicCLI
 from musicnet.cli.preflight_bounds import PreflightBounds
 from musicnet.cli.refusals import ConfigurationError
 from musicnet.diagnosis.findings import Finding, alarms
+from musicnet.diagnosis.run_files import PREFLIGHT_NAME
 from musicnet.diagnosis.verdict import Verdict
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.leaving import LeaveRequests, LeftOnSignalError
@@ -35,9 +36,10 @@ from musicnet.gate.step_gate import GateStuckError
 from musicnet.learning.batches import PlannedData
 from musicnet.records.provenance import collect_provenance
 
-FOLDER = "preflight"
 _LOOKS = 10
 """Validations on the way, at most: each may find that the loss has fallen far enough."""
+_PROMISING = 0.1
+"""Share of the first loss that must be gone when its seconds are over, for training to begin."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,19 @@ class Trial:
     seconds: float = 0.0
 
     @property
+    def was_falling(self) -> bool:
+        """Whether only its seconds kept it from a verdict, and nothing speaks against the model."""
+        first, last = self.verdict.loss_first, self.verdict.loss_last
+        if not self.ran_out or self.ended_by is not None or first is None or last is None:
+            return False
+        fell = last <= (1.0 - _PROMISING) * first
+        return fell and not any(finding.severity == "error" for finding in self.findings)
+
+    @property
     def exit_code(self) -> int:
         """0 where training may begin; else what a run would have ended with."""
+        if self.was_falling:
+            return 0
         if isinstance(self.ended_by, LeftOnSignalError):
             return ENDED_BY_SIGNAL + self.ended_by.signum
         return GATE_STUCK if isinstance(self.ended_by, GateStuckError) else self.verdict.exit_code
@@ -87,7 +100,7 @@ def tried(cli: MusicCLI, requests: LeaveRequests) -> Trial | None:
     if cli.checkpoint is not None:
         logger.info("preflight: left out, since the run goes on from %s", cli.checkpoint)
         return None
-    folder = Path(cli.trainer.default_root_dir) / FOLDER
+    folder = Path(cli.trainer.default_root_dir) / PREFLIGHT_NAME
     logger.info(
         "preflight: can it memorise %s in %d steps and %g s?",
         "a batch" if bounds.n_batches == 1 else f"{bounds.n_batches} batches",
@@ -248,6 +261,14 @@ def _tell(trial: Trial, bounds: PreflightBounds, folder: Path) -> None:
         logger.info(
             "preflight: pass (loss %.4g to %.4g in %d steps, %.1f s)",
             *(verdict.loss_first, verdict.loss_last, verdict.steps, trial.seconds),
+        )
+        _warn_of(trial.findings)
+        return
+    if trial.was_falling:
+        logger.info(
+            "preflight: %g s were over, too few for a verdict, but the loss fell (%.4g to %.4g in "
+            "%d steps) and nothing speaks against the model: training begins",
+            *(bounds.max_seconds, verdict.loss_first, verdict.loss_last, verdict.steps),
         )
         _warn_of(trial.findings)
         return

@@ -17,7 +17,8 @@ class PreflightBounds:
     Args:
         n_batches: of training; the same ones again and again.
         max_steps: most optimiser steps; it ends as soon as the loss has fallen far enough.
-        max_seconds: most seconds, what is built for it included; then nothing can be told.
+        max_seconds: most seconds, what is built for it included; then training begins only if the
+            loss has fallen by a tenth and nothing speaks against the model.
         min_loss_drop: share of the first loss that must be gone, in (0, 1].
 
     Raises:

@@ -24,6 +24,8 @@ from musicnet.records.provenance import Provenance, hash_config, read_provenance
 
 LOG_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.yaml"
+PREFLIGHT_NAME = "preflight"
+"""The folder in that of a run with the record of what was tried before it."""
 
 
 class UnreadableRun(ValueError):  # noqa: N818
@@ -193,7 +195,9 @@ def _says_something(row: Row) -> bool:
 def _why_nothing(folder: Path, rows: Sequence[Row]) -> str:
     path = folder / LOG_NAME
     if not path.exists():
-        return f"{path} is missing."
+        tried = folder / PREFLIGHT_NAME
+        hint = f" What its preflight saw is in {tried}." if tried.is_dir() else ""
+        return f"{path} is missing.{hint}"
     if rows:
         return f"{path}, line {len(rows)}: not one of its {len(rows)} rows has a finite number."
     torn = path.stat().st_size > 0

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from musicnet.cli import ConfigurationError, MusicCLI, Verb, console, launch_environment, run_verb
 from musicnet.cli.preflight_bounds import check_preflight
+from musicnet.diagnosis.reading import read_run
+from musicnet.diagnosis.run_files import Asked, UnreadableRun
 from musicnet.gate.averaging import Averaging
 from musicnet.gate.gated_module import GatedModule
 from musicnet.gate.schedules import Schedule
@@ -211,6 +213,8 @@ def test_what_does_not_pass_is_not_trained(train, fault, bounds, exit_code, told
     assert (run.folder / "preflight" / "report.html").exists()
     assert verdict(run)["run_id"] == read_provenance(run.folder / "preflight").run_id
     assert not list(unfinished_runs(run.folder.parent))
+    with pytest.raises(UnreadableRun, match="What its preflight saw is in .*preflight"):
+        read_run(run.folder, Asked())
 
 
 def test_a_run_that_goes_on_is_not_tried_again(train, monkeypatch: pytest.MonkeyPatch) -> None:
