@@ -213,7 +213,7 @@ def test_what_does_not_pass_is_not_trained(train, fault, bounds, exit_code, told
     assert (run.folder / "preflight" / "report.html").exists()
     assert verdict(run)["run_id"] == read_provenance(run.folder / "preflight").run_id
     assert not list(unfinished_runs(run.folder.parent))
-    with pytest.raises(UnreadableRun, match="What its preflight saw is in .*preflight"):
+    with pytest.raises(UnreadableRun, match=r"What its preflight saw is in .*preflight"):
         read_run(run.folder, Asked())
 
 
