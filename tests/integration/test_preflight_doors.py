@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import train
-from musicnet.diagnosis.reading import config_hash_of
+from musicnet.diagnosis.run_files import config_hash_of
 from musicnet.learning.module import MusicNet
 from musicnet.records.append_log import read_rows
 from musicnet.records.provenance import read_provenance
