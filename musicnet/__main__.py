@@ -1,6 +1,7 @@
 """The Lightning door, `python -m musicnet fit|... --config <run>/config.yaml`, and the commands."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import get_args
@@ -82,5 +83,14 @@ def _build(argv: Sequence[str]) -> MusicCLI:
     )
 
 
+def main() -> int:
+    """Run what was typed."""
+    is_command = sys.argv[1:2] and sys.argv[1] in {*COMMANDS, SIMULATE}
+    if is_command and hasattr(signal, "SIGPIPE"):
+        # nobody reads on, as in ``... | head``: leave quietly, as other programs do
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    return run(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(main())

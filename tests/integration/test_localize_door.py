@@ -1,6 +1,8 @@
 """`musicnet localize` and `evaluate`, and the benchmarks beside them, as a user starts them."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,17 @@ def test_bad_input_ends_with_one_line_and_exit_code_one(tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: the number of sources must be smaller")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="a system without broken pipes")
+def test_a_reader_that_leaves_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "musicnet", "inspect", str(FAR)]
+    ended = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert ended.returncode == -signal.SIGPIPE
+    assert ended.stderr == b""
 
 
 def test_trained_weights_are_taken_from_a_file_and_named(tmp_path):
