@@ -163,21 +163,18 @@ class NeuralSearch:
             return Sources(moved, sources.resolved), wider
         if self.trust is None or self._final is None:
             return sources, covariance
-        is_symbols = self.problem.log_powers is not None
-        if is_symbols:  # the law of symbols makes them surer
+        if self.problem.log_powers is not None:  # the law of symbols makes them surer
             covariance = assess(self.problem, sources).covariance
-        widening = self._final.log_widening.exp()
-        missing = sources.resolved.shape[-1] - widening.shape[-1]
-        widening = torch.nn.functional.pad(widening, (0, missing), value=1.0)
-        widening = self.problem.unflatten(widening).to(covariance)[..., None, None]
-        # the widening of faint sources is for the few in a wrong place: it would move all others
-        before, after = (1.0, widening) if is_symbols else (widening, 1.0)
-        covariance = covariance * before
         if self.law.range_m is not None:
             parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
             # the region may be narrower than the law, and directions move along
             sources = Sources(self.task.region.clamp(parameters), sources.resolved)
-        return sources, covariance * after
+        # last: the widening of faint sources is for the few in a wrong place, and would move all
+        widening = self._final.log_widening.exp()
+        missing = sources.resolved.shape[-1] - widening.shape[-1]
+        widening = torch.nn.functional.pad(widening, (0, missing), value=1.0)
+        widening = self.problem.unflatten(widening).to(covariance)[..., None, None]
+        return sources, covariance * widening
 
     def _answer_counted(self, counts: Int[Tensor, "channel scene"]) -> Judged:
         """As many sources as pursuit has counted; its own where they are more than were learned."""
