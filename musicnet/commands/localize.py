@@ -28,6 +28,7 @@ from musicnet.commands.parsing import (
 )
 from musicnet.commands.positions_files import FORMAT, Journal, write_positions, write_tree
 from musicnet.commands.progress import progress_bar
+from musicnet.commands.question import config_of, question_of
 from musicnet.commands.recording_options import (
     add_bearing_options,
     add_recording_options,
@@ -43,7 +44,7 @@ from musicnet.commands.scene_answers import (
 )
 from musicnet.commands.sound_answers import sound_entries
 from musicnet.commands.sound_options import SOUND_METHODS, add_sound_options
-from musicnet.commands.weights_choice import choice_of, weights_for
+from musicnet.commands.weights_choice import choice_of, named_weights, weights_for
 from musicnet.localization import METHODS
 from musicnet.networks.pretrained import Pretrained, shipped
 from musicnet.plots.figures import new_figure
@@ -52,7 +53,6 @@ from musicnet.recordings.lazy_arrays import sha256_of
 from musicnet.recordings.manifests import NAME as MANIFEST
 from musicnet.recordings.manifests import read_manifest
 from musicnet.recordings.setup import Setup
-from musicnet.recordings.sigmf_files import DATA, META
 from musicnet.recordings.streams import Chunk, ObservationStream, all_bad, open_observations
 from musicnet.records.provenance import collect_provenance
 
@@ -100,7 +100,10 @@ def run(argv: Sequence[str]) -> int:
         is_narrow = any(kind not in ("sound", None) for kind in arguments.kinds)
         setup, arguments.around = setup_of(arguments), around_of(arguments) if is_narrow else None
         fill_defaults(arguments)
-        journal = Journal(arguments.output, _question(arguments, files))
+        # once: whoever begins to answer goes on to the end
+        arguments.named = named_weights(arguments.method, arguments.weights)
+        question = question_of(arguments, setup, files, arguments.named)
+        journal = Journal(arguments.output, question)
     except _REFUSALS as error:
         sys.stderr.write(told(error))
         return BAD_INPUT
@@ -159,9 +162,8 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
 
 def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> list[Outcome]:
     """Fills the journal; a file that is refused stops nothing but itself, unless it is alone."""
-    done = journal.begin()
-    if done:
-        sys.stderr.write(f"going on after {done} scenes that are in {journal.path}\n")
+    if n_done := journal.begin():
+        sys.stderr.write(f"going on after {n_done} scenes that are in {journal.path}\n")
     outcomes = [Outcome(str(file)) for file in arguments.file]
     with progress_bar() as advance:
         for outcome, file, kind in zip(outcomes, arguments.file, arguments.kinds, strict=True):
@@ -171,6 +173,7 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
                 if kind == "sound":
                     outcome.is_wideband = True
                     outcome.sha256 = sha256_of(file)
+                    done = journal.n_done(file)
                     for n_windows, entries in sound_entries(file, setup.array, arguments):
                         start = min(done, len(entries))  # what a journal has is made again
                         done -= start
@@ -182,9 +185,7 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
                     open_observations(file, setup) as stream,
                 ):
                     outcome.sha256 = stream.sha256
-                    start = min(done, stream.n_scenes)
-                    done -= start
-                    for entries in _file_answers(stream, arguments, outcome, start):
+                    for entries in _file_answers(stream, arguments, outcome, journal):
                         journal.add(entries)
                         advance(len(entries), stream.n_scenes, stream.path.name)
             except _REFUSALS as error:
@@ -208,7 +209,7 @@ def _tally(entries: Iterator[dict[str, Any]]) -> tuple[int, int, int]:
 
 
 def _file_answers(
-    stream: ObservationStream, arguments: argparse.Namespace, outcome: Outcome, start: int
+    stream: ObservationStream, arguments: argparse.Namespace, outcome: Outcome, journal: Journal
 ) -> Iterator[list[dict[str, Any]]]:
     """Entries of a file's scenes, some at a time."""
     asked: Asked = arguments.n_sources
@@ -218,9 +219,11 @@ def _file_answers(
             raise no_labels()
         most = int(stream.n_true.max())
     if arguments.around is None:
-        outcome.weights = weights_for(stream.head, arguments.method, arguments.weights, most)
-    bad: dict[int, str] = {}
-    for chunk in stream.chunks(start):
+        outcome.weights = weights_for(
+            stream.head, arguments.method, arguments.named, arguments.weights, most
+        )
+    bad = journal.faults(stream.path)
+    for chunk in stream.chunks(journal.n_done(stream.path)):
         bad |= chunk.faults
         if chunk.faults and (arguments.strict or len(bad) == stream.n_scenes):
             raise all_bad(stream.path, bad, stream.n_scenes)
@@ -256,38 +259,10 @@ def _when(stream: ObservationStream, scene: int) -> dict[str, float]:
     return {} if stream.rate_hz is None else {"time_s": scene / stream.rate_hz}
 
 
-def _config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was asked, in JSON types."""
-    names = (
-        *("method", "n_sources", "array", "frequency", "speed", "wavelength"),
-        *("snapshots", "azimuth_deg", "elevation_deg", "range_m"),
-        *("bearing_deg", "plane_elevation_deg"),
-        *("window", "band", "speed_std", "track"),
-    )
-    return {"command": "localize", **{name: getattr(arguments, name) for name in names}}
-
-
-def _question(arguments: argparse.Namespace, files: Sequence[Path]) -> dict[str, Any]:
-    """Which data, and what is asked of them: a journal of another question is another's."""
-    return {
-        "format": FORMAT,
-        **_config(arguments),
-        "weights": arguments.weights,
-        "files": [[str(file), _hash_or_none(file)] for file in files],
-    }
-
-
-def _hash_or_none(file: Path) -> str | None:
-    try:
-        return sha256_of(file.with_suffix(DATA) if file.suffix == META else file)
-    except (OSError, ValueError):
-        return None  # said in its turn
-
-
 def _head(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     used = next((one.weights for one in outcomes if one.weights is not None), None)
     weights = used and {"name": used.name, "sha256": used.sha256}
-    config = {**_config(arguments), "weights": weights}
+    config = {**config_of(arguments), "weights": weights}
     hashes = [one.sha256 or "" for one in outcomes]
     data = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = collect_provenance(config, data_hash=data, code_folder=Path(__file__).parent)

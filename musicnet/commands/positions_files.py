@@ -7,6 +7,7 @@ in one move. A journal of the same question is gone on with, its half last line 
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,6 +38,8 @@ class Journal:
         self.path = None if target is None else target.with_name(f"{target.name}.partial")
         self.question = question
         self.n_found = 0
+        self._done: Counter[str] = Counter()
+        self._faults: dict[str, dict[int, str]] = {}
         self._kept: list[dict[str, Any]] = []
         self._file: TextIO | None = None
 
@@ -50,9 +53,19 @@ class Journal:
             whole = self._whole_lines()
             if whole and _parsed(whole[0]) == self.question:
                 self.n_found = len(whole) - 1
+                for line in whole[1:]:
+                    self._note(json.loads(line))
                 with open_atomically(self.path) as file:
                     file.writelines(f"{line}\n".encode() for line in whole)
         return self.n_found
+
+    def n_done(self, file: Path) -> int:
+        """Scenes of a file, from its first on, that were there already."""
+        return self._done[str(file)]
+
+    def faults(self, file: Path) -> dict[int, str]:
+        """What is wrong with some of those scenes, by their numbers."""
+        return dict(self._faults.get(str(file), {}))
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
         """Keeps some more entries, on the disk where there is a target."""
@@ -88,6 +101,11 @@ class Journal:
         self.close()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        self._done[entry["file"]] += 1
+        if "error" in entry:
+            self._faults.setdefault(entry["file"], {})[entry["scene"]] = entry["error"]
 
     def _opened(self, path: Path) -> TextIO:
         if self.n_found:

@@ -9,31 +9,54 @@ from musicnet.scene.snapshots import Observation
 METHODS_WITH_WEIGHTS = ("auto", "neural")
 
 
+def named_weights(method: str, word: str | None) -> Pretrained | None:
+    """The network that is asked for.
+
+    Args:
+        method: asked for.
+        word: name or file of the weights, or a run's checkpoint; None leaves the choice.
+
+    Returns:
+        The network; None where none is named.
+
+    Raises:
+        OSError: the weights cannot be read.
+        ValueError: they are none, or the method takes none.
+    """
+    if word is None:
+        return None
+    if method not in METHODS_WITH_WEIGHTS:
+        raise ValueError(
+            f"--weights is for the methods {' and '.join(METHODS_WITH_WEIGHTS)}: got --method "
+            f"{method}. Leave one of the two out."
+        )
+    return find_network(word)
+
+
 def weights_for(
-    recording: ObservationFile, method: str, word: str | None, n_sources: int | None
+    recording: ObservationFile,
+    method: str,
+    named: Pretrained | None,
+    word: str | None,
+    n_sources: int | None,
 ) -> Pretrained | None:
     """The network that a method uses on a recording.
 
     Args:
         recording: what was heard.
         method: asked for.
-        word: name or file of the weights, or a run's checkpoint; None has them chosen by
-            geometry.
+        named: the network that is asked for; None has one chosen by geometry.
+        word: that it was named by.
         n_sources: most sources of a scene; None where they are to be counted.
 
     Returns:
         The network; None where the method uses none.
 
     Raises:
-        OSError: the weights cannot be read.
-        ValueError: they are none, do not fit the recording, or the method takes none.
+        OSError: a shipped file cannot be read.
+        ValueError: it does not fit the recording, or none does that the method needs.
     """
     if method not in METHODS_WITH_WEIGHTS:
-        if word is not None:
-            raise ValueError(
-                f"--weights is for the methods {' and '.join(METHODS_WITH_WEIGHTS)}: got --method "
-                f"{method}. Leave one of the two out."
-            )
         return None
     heard = Observation(
         y=recording.y,
@@ -42,11 +65,10 @@ def weights_for(
         positions=recording.positions,
         wavelength=recording.wavelength,
     )
-    if word is not None:
-        asked = find_network(word)
-        if (reason := fits(asked, heard, recording.region, n_sources)) is not None:
+    if named is not None:
+        if (reason := fits(named, heard, recording.region, n_sources)) is not None:
             raise ValueError(f"--weights {word} must fit the recording: {reason}.")
-        return asked
+        return named
     chosen = choose(heard, recording.region, n_sources)
     if chosen is None and method == "neural":
         ships = [load_shipped(path) for path in shipped().values()]

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,23 @@ def hash_file(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@cache
+def identify_code(folder: Path) -> dict[str, Any]:
+    """Which program it is that answers, to tell by what must not be mixed.
+
+    Args:
+        folder: of the package.
+
+    Returns:
+        The sha256 of all its sources, whether committed or not, and the versions that decide
+        numbers.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{hash_file(path)}\n".encode())
+    return {"sha256": digest.hexdigest(), "versions": _versions()}
 
 
 def _versions() -> dict[str, str]:

@@ -5,12 +5,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from musicnet.commands import localize as command
+from musicnet.commands import question, scene_answers
 from musicnet.networks import pretrained as module
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.networks.pretrained import save_pretrained
+from musicnet.recordings import streams
 from musicnet.records.provenance import hash_file
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
@@ -183,3 +187,94 @@ def test_damaged_weights_are_refused_and_not_passed_over(ship, capsys, method):
     assert command.run([str(FAR), "--method", method]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "ula.safetensors fails its checksum" in line
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch, capsys):
+    """Begins a call, stops it after six of 24 scenes, lets something happen, and calls again."""
+
+    def ask(words, meanwhile):
+        target, calls = tmp_path / "again.json", []
+
+        def stopped(*asked):
+            calls.append(asked)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return scene_answers.answers(*asked)
+
+        monkeypatch.setattr(streams, "_CHUNK_BYTES", 6 * 50 * 8 * 8)
+        monkeypatch.setattr(command, "answers", stopped)
+        words = [str(FAR), *words, "--n-sources", "1", "--output", str(target)]
+        assert command.run(words) == 130
+        more = meanwhile() or []
+        module.load_shipped.cache_clear()  # the second call is another process
+        assert command.run([*words, *more]) == 0
+        return json.loads(target.read_text(encoding="utf-8")), capsys.readouterr().err
+
+    return ask
+
+
+def test_what_was_begun_with_the_same_weights_goes_on(ship, interrupted, tmp_path):
+    ship(ula=ULA).joinpath("ula.safetensors").rename(tmp_path / "w.safetensors")
+    _, told = interrupted(["--weights", str(tmp_path / "w.safetensors")], lambda: None)
+    assert "going on after 6 scenes" in told
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "chosen"])
+def test_what_other_weights_began_is_begun_anew(ship, interrupted, is_named):
+    """Else a tree of two networks' answers would name one."""
+    path = ship(ula=ULA) / "ula.safetensors"
+    other = NeuralMusic(ULA, TINY)
+    with torch.no_grad():
+        for values in other.parameters():
+            values.mul_(0.5)
+    tree, told = interrupted(
+        ["--weights", str(path)] if is_named else [],
+        lambda: save_pretrained(path, other, ULA, TINY, {}),
+    )
+    assert "going on" not in told
+    assert weights(tree)["sha256"] == hash_file(path)
+    assert [scene["scene"] for scene in tree["scenes"]] == list(range(24))
+
+
+@pytest.mark.parametrize("what", ["strict", "code", "array"])
+def test_what_changes_an_answer_is_another_question(interrupted, monkeypatch, tmp_path, what):
+    places = tmp_path / "places.csv"
+    half = float(np.load(FAR)["wavelength"]) / 2.0
+    rows = [f"{half * k},0" for k in range(8)]
+    places.write_text("\n".join(["x_m,y_m", *rows]), encoding="utf-8")
+
+    def meanwhile():
+        if what == "code":
+            monkeypatch.setattr(question, "identify_code", lambda _: {"sha256": "another"})
+        if what == "array":
+            rows[0] = f"{half * 1e-5},0"
+            places.write_text("\n".join(["x_m,y_m", *rows]), encoding="utf-8")
+        return ["--strict"] if what == "strict" else None
+
+    words = ["--array", str(places)] if what == "array" else []
+    assert "going on" not in interrupted(words, meanwhile)[1]
+
+
+def test_a_file_goes_on_after_its_own_scenes_alone(tmp_path, monkeypatch):
+    """One that is refused half-way leaves fewer entries than it has scenes."""
+    with np.load(FAR) as archive:
+        arrays = dict(archive)
+    arrays["y"][8] = np.nan
+    np.savez(tmp_path / "bad.npz", **arrays)
+    monkeypatch.setattr(streams, "_CHUNK_BYTES", 6 * 50 * 8 * 8)
+    target, calls = tmp_path / "out.json", []
+
+    def stopped(*asked):
+        calls.append(asked)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scene_answers.answers(*asked)
+
+    monkeypatch.setattr(command, "answers", stopped)
+    words = [str(tmp_path / "bad.npz"), str(FAR), "--strict", "--method", "esprit"]
+    assert command.run([*words, "--output", str(target)]) == 130
+    assert command.run([*words, "--output", str(target)]) == 1
+    scenes = json.loads(target.read_text(encoding="utf-8"))["scenes"]
+    assert [(one["file"], one["scene"]) for one in scenes] == [(str(FAR), k) for k in range(24)]
+    assert len(calls) == 3 + 3
