@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ from musicnet.commands.scene_answers import (
 )
 from musicnet.commands.sound_answers import sound_entries
 from musicnet.commands.sound_options import SOUND_METHODS, add_sound_options
-from musicnet.commands.weights_choice import choice_of, named_weights, weights_for
+from musicnet.commands.weights_choice import Choice, named_weights, weights_for
 from musicnet.localization import METHODS
+from musicnet.networks.fitting import fewest_of
 from musicnet.networks.pretrained import Pretrained, shipped
 from musicnet.plots.figures import new_figure
 from musicnet.plots.positions import draw_positions
@@ -67,15 +68,13 @@ class Outcome:
         name: of the file.
         sha256: of its content; None where it was not read.
         error: why the whole file was.
-        weights: that were used.
-        is_wideband: whether it was sound of which no narrow band was asked for.
+        choice: of weights.
     """
 
     name: str
     sha256: str | None = None
     error: str | None = None
-    weights: Pretrained | None = None
-    is_wideband: bool = False
+    choice: Choice = field(default_factory=Choice)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -142,22 +141,22 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
     def kept() -> Iterator[dict[str, Any]]:
         return (entry for entry in journal.entries() if entry["file"] in names)
 
-    n_scenes, n_bad, n_resolved = _tally(kept())
+    tally = _tally(kept())
     if arguments.output is None:
         write_tree(sys.stdout.write, head, kept())
     else:
         write_positions(arguments.output, head, kept())
-        pace = n_scenes / max(time.monotonic() - started, 1e-9)
-        print(f"{n_scenes} scenes, {n_resolved} sources: {arguments.output} ({pace:.3g} scenes/s)")
+        pace = tally.n_scenes / max(time.monotonic() - started, 1e-9)
+        found = f"{tally.n_scenes} scenes, {tally.n_resolved} sources"
+        print(f"{found}: {arguments.output} ({pace:.3g} scenes/s)")
     if arguments.plot is not None:
         for picture in draw_positions(arguments.plot, kept()):
             print(picture)
     journal.remove()
     # not before the work: a refusal is one line
-    chosen = [one.weights for one in good if not one.is_wideband]
-    for line in dict.fromkeys(choice_of(arguments.method, one) for one in chosen):
-        sys.stderr.write(f"{line}\n" if line and arguments.around is None else "")
-    return BAD_INPUT if n_bad or len(good) < len(outcomes) else 0
+    said = (one.choice.said(tally.answered.get(one.name, ())) for one in good)
+    sys.stderr.writelines(f"{line}\n" for line in dict.fromkeys(said) if line is not None)
+    return BAD_INPUT if tally.n_bad or len(good) < len(outcomes) else 0
 
 
 def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> list[Outcome]:
@@ -171,7 +170,6 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
                 if kind is not None:
                     check_method(file, kind, arguments.method)
                 if kind == "sound":
-                    outcome.is_wideband = True
                     outcome.sha256 = sha256_of(file)
                     done = journal.n_done(file)
                     for n_windows, entries in sound_entries(file, setup.array, arguments):
@@ -196,16 +194,28 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
     return outcomes
 
 
-def _tally(entries: Iterator[dict[str, Any]]) -> tuple[int, int, int]:
-    """Scenes, bad ones, which are named, and sources."""
-    n_scenes = n_bad = n_resolved = 0
+@dataclass
+class _Tally:
+    """Scenes, bad ones, sources, and the methods that have found some of each file's."""
+
+    n_scenes: int = 0
+    n_bad: int = 0
+    n_resolved: int = 0
+    answered: dict[str, set[str]] = field(default_factory=dict)
+
+
+def _tally(entries: Iterator[dict[str, Any]]) -> _Tally:
+    """Counts, and names the bad ones."""
+    tally = _Tally()
     for entry in entries:
-        n_scenes += 1
-        n_resolved += sum(source["resolved"] for source in entry["sources"])
+        tally.n_scenes += 1
+        tally.n_resolved += sum(source["resolved"] for source in entry["sources"])
+        methods = (source["method"] for source in entry["sources"])
+        tally.answered.setdefault(entry["file"], set()).update(methods)
         if "error" in entry:
-            n_bad += 1
+            tally.n_bad += 1
             sys.stderr.write(f"error: {entry['file']}:{entry['error']}; the scene is left out\n")
-    return n_scenes, n_bad, n_resolved
+    return tally
 
 
 def _file_answers(
@@ -213,21 +223,23 @@ def _file_answers(
 ) -> Iterator[list[dict[str, Any]]]:
     """Entries of a file's scenes, some at a time."""
     asked: Asked = arguments.n_sources
-    most = asked if isinstance(asked, int) else None
+    fewest = asked if isinstance(asked, int) else None
     if asked == "truth":
         if stream.n_true is None:
             raise no_labels()
-        most = int(stream.n_true.max())
+        # what auto chooses must not depend on which scenes are together
+        is_demanded = arguments.method == "neural" or arguments.named is not None
+        fewest = fewest_of(stream.n_true) if is_demanded else None
     if arguments.around is None:
-        outcome.weights = weights_for(
-            stream.head, arguments.method, arguments.named, arguments.weights, most
+        outcome.choice = weights_for(
+            stream.head, arguments.method, arguments.named, arguments.weights, fewest
         )
     bad = journal.faults(stream.path)
     for chunk in stream.chunks(journal.n_done(stream.path)):
         bad |= chunk.faults
         if chunk.faults and (arguments.strict or len(bad) == stream.n_scenes):
             raise all_bad(stream.path, bad, stream.n_scenes)
-        yield _chunk_entries(stream, chunk, arguments, outcome.weights)
+        yield _chunk_entries(stream, chunk, arguments, outcome.choice.network)
 
 
 def _chunk_entries(
@@ -260,7 +272,8 @@ def _when(stream: ObservationStream, scene: int) -> dict[str, float]:
 
 
 def _head(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    used = next((one.weights for one in outcomes if one.weights is not None), None)
+    networks = [one.choice.network for one in outcomes]
+    used = next((one for one in networks if one is not None), None)
     weights = used and {"name": used.name, "sha256": used.sha256}
     config = {**config_of(arguments), "weights": weights}
     hashes = [one.sha256 or "" for one in outcomes]
@@ -273,10 +286,10 @@ def _head(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[st
             {
                 "file": one.name,
                 "sha256": one.sha256,
-                "weights": one.weights and one.weights.name,
+                "weights": network and network.name,
                 "error": one.error,
             }
-            for one in outcomes
+            for one, network in zip(outcomes, networks, strict=True)
         ],
     }
 

@@ -1,6 +1,10 @@
 """Which weights a recording is localised with, and what is said about it."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from musicnet.learning.checkpoint_weights import find_network
+from musicnet.localization.estimates import PURSUIT
 from musicnet.networks.fitting import choose, fits
 from musicnet.networks.pretrained import Pretrained, load_shipped, shipped
 from musicnet.recordings.observation_files import ObservationFile
@@ -33,13 +37,46 @@ def named_weights(method: str, word: str | None) -> Pretrained | None:
     return find_network(word)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Who answers a recording, as far as weights go.
+
+    Args:
+        network: that is used; None uses none.
+        lack: why it is none, where one was looked for.
+    """
+
+    network: Pretrained | None = None
+    lack: str | None = None
+
+    def said(self, answered: Collection[str]) -> str | None:
+        """What a user is told.
+
+        Args:
+            answered: the methods that have found sources.
+
+        Returns:
+            One line, or None where there was no choice.
+        """
+        if self.network is not None:
+            is_calibrated = self.network.network.calibration is not None
+            what = ", calibrated for one piece of hardware" * is_calibrated
+            most = self.network.scene.sources.n_max
+            left = f"; scenes of more than {most} sources are answered by {PURSUIT}"
+            return f"weights: {self.network.name}{what}{left * (PURSUIT in answered)}"
+        if self.lack is None:
+            return None
+        who = f"; answered by {' and '.join(sorted(answered))}" if answered else ""
+        return f"weights: {self.lack}{who}"
+
+
 def weights_for(
     recording: ObservationFile,
     method: str,
     named: Pretrained | None,
     word: str | None,
     n_sources: int | None,
-) -> Pretrained | None:
+) -> Choice:
     """The network that a method uses on a recording.
 
     Args:
@@ -47,17 +84,17 @@ def weights_for(
         method: asked for.
         named: the network that is asked for; None has one chosen by geometry.
         word: that it was named by.
-        n_sources: most sources of a scene; None where they are to be counted.
+        n_sources: fewest sources of a scene; None where they are to be counted.
 
     Returns:
-        The network; None where the method uses none.
+        The network; none where the method uses none.
 
     Raises:
         OSError: a shipped file cannot be read.
         ValueError: it does not fit the recording, or none does that the method needs.
     """
     if method not in METHODS_WITH_WEIGHTS:
-        return None
+        return Choice()
     heard = Observation(
         y=recording.y,
         operator=recording.operator,
@@ -68,7 +105,7 @@ def weights_for(
     if named is not None:
         if (reason := fits(named, heard, recording.region, n_sources)) is not None:
             raise ValueError(f"--weights {word} must fit the recording: {reason}.")
-        return named
+        return Choice(named)
     chosen = choose(heard, recording.region, n_sources)
     if chosen is None and method == "neural":
         ships = [load_shipped(path) for path in shipped().values()]
@@ -81,25 +118,8 @@ def weights_for(
             f"({'; '.join(reasons) or 'there are none'}). Give others by --weights, or use "
             "--method auto."
         )
-    return chosen
-
-
-def choice_of(method: str, pretrained: Pretrained | None) -> str | None:
-    """What a user is told about the choice.
-
-    Args:
-        method: asked for.
-        pretrained: what `weights_for` gave.
-
-    Returns:
-        One line, or None where there was no choice.
-    """
-    if method not in METHODS_WITH_WEIGHTS:
-        return None
-    if pretrained is not None:
-        what = ", calibrated for one piece of hardware" * (
-            pretrained.network.calibration is not None
-        )
-        return f"weights: {pretrained.name}{what}"
-    none = "none of those that ship fits this recording" if shipped() else "none are shipped"
-    return f"weights: {none}; pursuit is used instead"
+    if chosen is not None or not shipped():
+        return Choice(chosen, "none are shipped")
+    is_for_number = n_sources is not None and choose(heard, recording.region) is not None
+    what = f"has learned {n_sources} sources" if is_for_number else "fits this recording"
+    return Choice(None, f"none of those that ship {what}")

@@ -73,8 +73,9 @@ def localize(
                     costs little, and nomp behind a surface
     ``neural``      a trained network's sources, refined by maximum likelihood, with the
                     calibration that it may hold; before a line, in the one waveform of scenes
-                    that the network says are coherent. Where more sources are counted than it was
-                    trained for, the answer is nomp's: `Estimates.methods` says whose
+                    that the network says are coherent. Scenes in which more sources are counted, or
+                    asked for one by one, than it was trained for are nomp's:
+                    `Estimates.methods` says whose
     ``nomp``        maximum likelihood from a greedy search; any array, near or far
     ``multistart``  the same from four first sources, the most likely answer wins: slower, surer
     ``music``       MUSIC spectrum, refined off the grid; any array
@@ -124,7 +125,9 @@ def localize(
         )
         name = _choice(task, pretrained) if method == "auto" else method
         if name == "neural" and pretrained is not None:
-            misfit = fits(pretrained, observation, region)
+            # numbers of single scenes, which must not depend on their batch, find() sorts out
+            of_all = n_sources if isinstance(n_sources, int) else None
+            misfit = fits(pretrained, observation, region, of_all)
             if misfit is not None:
                 raise ValueError(f"the network {pretrained.name!r} must fit: {misfit}.")
             # before anything is computed, so that every step and error bar uses the same steering

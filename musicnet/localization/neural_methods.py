@@ -1,5 +1,6 @@
 """Methods that start from a trained network."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from musicnet.estimation.found import Found, at_places, finish, is_settled, noth
 from musicnet.estimation.one_waveform import linearize_together
 from musicnet.estimation.posterior import Loudness, log_posterior
 from musicnet.estimation.problem import Problem, pack_scenes, put_scenes, take_scenes
-from musicnet.estimation.pursuit import append
+from musicnet.estimation.pursuit import append, nomp
 from musicnet.estimation.range_mean import settle_ranges
 from musicnet.estimation.range_posterior import settle_range
 from musicnet.estimation.redetection import redetect
@@ -107,13 +108,7 @@ class NeuralSearch:
         elif self.task.n_sources is None:
             self._final = self._answer_counted(self.problem.flatten(counts))
         else:
-            most = int(counts.max())
-            if most > self.law.n_max:
-                raise ValueError(
-                    f"this network was trained for up to {self.law.n_max} sources: got {most}. "
-                    "Use nomp."
-                )
-            self._final = self._answer(self.problem.flatten(counts))
+            self._final = self._answer_asked(self.problem.flatten(counts))
         return self._final.found.sources(self.problem)
 
     def polish(
@@ -178,13 +173,34 @@ class NeuralSearch:
 
     def _answer_counted(self, counts: Int[Tensor, "channel scene"]) -> Judged:
         """As many sources as pursuit has counted; its own where they are more than were learned."""
+        return self._answer_within(counts, lambda: self.task.pursued)
+
+    def _answer_asked(self, counts: Int[Tensor, "channel scene"]) -> Judged:
+        """As many sources as are asked for; pursuit's where they are more than were learned."""
+        return self._answer_within(counts, lambda: self._pursued_asked(counts))
+
+    def _answer_within(
+        self, counts: Int[Tensor, "channel scene"], pursued: Callable[[], Found]
+    ) -> Judged:
         self._is_pursued = counts > self.law.n_max
         answer = self._answer(counts.masked_fill(self._is_pursued, 0))
         if not bool(self._is_pursued.any()):
             return answer
-        pursued = self.task.pursued
-        answer = answer.widened(pursued.present.shape[-1])
-        return replace(answer, found=answer.found.chosen(self._is_pursued, pursued))
+        other = pursued()
+        answer = answer.widened(other.present.shape[-1])
+        return replace(answer, found=answer.found.chosen(self._is_pursued, other))
+
+    def _pursued_asked(self, counts: Int[Tensor, "channel scene"]) -> Found:
+        """Pursuit where more sources are asked for than were learned, one number at a time."""
+        problem = self.task.problem
+        beyond = sorted({k for k in counts.flatten().tolist() if k > self.law.n_max})
+        answer = nothing(problem).widened(max(beyond))
+        for k in beyond:
+            some = pack_scenes(counts == k)
+            asked = take_scenes(counts.where(counts == k, 0), some)
+            found = nomp(problem.take(some), grid=None, n_sources=asked)
+            answer = answer.replaced(found.widened(max(beyond)), some, asked == k)
+        return answer
 
     def _pursued_beyond(self, best: Judged) -> Judged:
         """The same, but for scenes in which pursuit counts more sources than were learned.

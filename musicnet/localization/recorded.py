@@ -12,7 +12,7 @@ from torch import Tensor
 from musicnet.localization.estimates import Estimates
 from musicnet.localization.estimator import localize
 from musicnet.localization.task import Count
-from musicnet.networks.fitting import choose, find_weights
+from musicnet.networks.fitting import choose, fewest_of, find_weights, fits
 from musicnet.networks.pretrained import Pretrained
 from musicnet.recordings.array_descriptions import read_array
 from musicnet.recordings.observation_files import ObservationFile
@@ -74,7 +74,7 @@ def localize_all(
         region: where sources may be; None is that of the recording, and of bare observations all
             far directions that the array can tell apart.
         weights: of methods auto and neural: a name, a file, or a network; None takes the first
-            of those that ship that fits.
+            of those that ship that fits. Scenes of more sources than it has learned go to nomp.
 
     Returns:
         Estimates of all scenes, in their order; see `musicnet.localization.localize`.
@@ -90,7 +90,7 @@ def localize_all(
     """
     if isinstance(observation, Observation):
         area = _everywhere(observation) if region is None else region
-        network = _network(observation, area, method, weights)
+        network = _network(observation, area, method, weights, n_sources)
         return localize(observation, method, n_sources, region=area, pretrained=network)
     area = observation.region if region is None else region
     parts, places = [], []
@@ -104,7 +104,7 @@ def localize_all(
             observation.positions,
             observation.wavelength,
         )
-        network = network or _network(heard, area, method, weights)
+        network = network or _network(heard, area, method, weights, n_sources)
         known = n_sources[index] if isinstance(n_sources, Tensor) and n_sources.ndim else n_sources
         parts.append(localize(heard, method, known, region=area, pretrained=network))
         places.append(index)
@@ -112,11 +112,26 @@ def localize_all(
 
 
 def _network(
-    heard: Observation, region: SearchRegion, method: str, weights: str | Pretrained | None
+    heard: Observation,
+    region: SearchRegion,
+    method: str,
+    weights: str | Pretrained | None,
+    n_sources: Count,
 ) -> Pretrained | None:
-    if method not in _METHODS_WITH_WEIGHTS or isinstance(weights, Pretrained):
+    """The network that answers; one that was asked for must have learned some scene's number."""
+    if method not in _METHODS_WITH_WEIGHTS:
         return weights if isinstance(weights, Pretrained) else None
-    return choose(heard, region) if weights is None else find_weights(weights)
+    if weights is None and method == "auto":
+        return choose(heard, region, n_sources if isinstance(n_sources, int) else None)
+    if weights is None:
+        network = choose(heard, region)
+    else:
+        network = weights if isinstance(weights, Pretrained) else find_weights(weights)
+    if network is not None and isinstance(n_sources, Tensor):
+        misfit = fits(network, heard, region, fewest_of(n_sources))
+        if misfit is not None:
+            raise ValueError(f"the network {network.name!r} must fit: {misfit}.")
+    return network
 
 
 def _everywhere(observation: Observation) -> SearchRegion:

@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from musicnet.networks.pretrained import Pretrained, load_pretrained, load_shipped, shipped
 from musicnet.scene.agreement import (
@@ -40,7 +42,8 @@ def fits(
         pretrained: the network.
         observation: any leading axes; one or several operators.
         region: where sources may be.
-        n_sources: most sources that will be asked for; None where they are to be counted.
+        n_sources: that will be asked for, the fewest of all scenes: those of more are left to
+            pursuit one by one; None where they are to be counted.
 
     Returns:
         None if it may, else one line that says why not.
@@ -54,6 +57,17 @@ def fits(
     if n_sources is not None and n_sources > scene.sources.n_max:
         differences.append(Difference("sources", str(n_sources), f"up to {scene.sources.n_max}"))
     return "; ".join(map(_said, differences)) or None
+
+
+def fewest_of(counts: Int[Tensor, "*batch"]) -> int | None:
+    """Fewest sources of all scenes that have any; None if none has.
+
+    Example:
+        >>> fewest_of(torch.tensor([0, 5, 3])), fewest_of(torch.tensor([0]))
+        (3, None)
+    """
+    some = counts[counts > 0]
+    return int(some.min()) if some.numel() else None
 
 
 def about_its_origin(pretrained: Pretrained, observation: Observation) -> Observation:
@@ -90,7 +104,8 @@ def choose(
     Args:
         observation: what was heard.
         region: where sources may be.
-        n_sources: most sources that will be asked for; None where they are to be counted.
+        n_sources: that will be asked for, the fewest of all scenes: those of more are left to
+            pursuit one by one; None where they are to be counted.
 
     Returns:
         The network, shared; None if none fits.

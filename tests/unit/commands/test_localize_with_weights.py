@@ -15,6 +15,7 @@ from musicnet.networks import pretrained as module
 from musicnet.networks.neural_music import NetworkSettings, NeuralMusic
 from musicnet.networks.pretrained import save_pretrained
 from musicnet.recordings import streams
+from musicnet.recordings.checks import FORMAT_KEYS
 from musicnet.records.provenance import hash_file
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.scene import Scene
@@ -108,10 +109,63 @@ def test_every_source_says_who_found_it(ship, tmp_path):
     assert [row for row in rows if row[0]] == listed
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A surface's scenes of one to four sources, those of up to two alone, and of more alone."""
+    with np.load(SURFACE) as archive:
+        arrays = dict(archive)
+    counts = (~np.isnan(arrays["truth_xyz"]).any(-1)).sum(-1)
+    few, many = np.flatnonzero(counts <= 2)[:4], np.flatnonzero(counts > 2)[:3]
+    folder, files = tmp_path_factory.mktemp("mixed"), {}
+    for name, index in (("mixed", np.concatenate((few, many))), ("few", few), ("many", many)):
+        files[name] = folder / f"{name}.npz"
+        kept = {key: arrays[key] for key in FORMAT_KEYS if key in arrays}
+        for key in {"y", "operator_index", "noise_power", "truth_xyz"} & kept.keys():
+            kept[key] = arrays[key][index]
+        np.savez(files[name], **kept)
+    return files
+
+
+def sources(tree):
+    return [scene["sources"] for scene in tree["scenes"]]
+
+
+@pytest.mark.parametrize("words", [(), ("--method", "neural"), ("--weights", "ris")])
+def test_a_scene_beyond_training_takes_the_network_from_no_other(ship, answer, mixed, words):
+    ship(ris=replace(RIS, sources=replace(RIS.sources, n_max=2)))
+    tree, told = answer(mixed["mixed"], *words, "--n-sources", "truth")
+    assert told == "weights: ris; scenes of more than 2 sources are answered by nomp\n"
+    few, told = answer(mixed["few"], *words, "--n-sources", "truth")
+    assert told == "weights: ris\n"
+    assert methods(few) == {"neural"}
+    many, _ = answer(mixed["many"], "--method", "nomp", "--n-sources", "truth")
+    assert sources(tree) == sources(few) + sources(many)
+
+
+def test_where_all_scenes_are_beyond_training_auto_pursues(ship, answer, mixed):
+    ship(ris=replace(RIS, sources=replace(RIS.sources, n_max=2)))
+    tree, told = answer(mixed["many"], "--n-sources", "truth")
+    assert methods(tree) == {"nomp"}
+    assert "answered by nomp" in told
+    tree, told = answer(mixed["many"], "--n-sources", "3")
+    assert methods(tree) == {"nomp"}
+    none = "none of those that ship has learned 3 sources"
+    assert told == f"weights: {none}; answered by nomp\n"
+
+
+@pytest.mark.parametrize("words", [("--method", "neural"), ("--weights", "ris")])
+@pytest.mark.parametrize("asked", ["truth", "3"])
+def test_weights_that_have_learned_no_scene_are_refused(ship, mixed, capsys, words, asked):
+    ship(ris=replace(RIS, sources=replace(RIS.sources, n_max=2)))
+    assert command.run([str(mixed["many"]), *words, "--n-sources", asked]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "got sources=3, it was trained for up to 2" in line
+
+
 @pytest.mark.parametrize(("file", "used"), [(FAR, "multistart"), (SURFACE, "nomp")])
 def test_without_any_shipped_auto_pursues_and_says_so(answer, file, used):
     tree, told = answer(file, "--n-sources", "1")
-    assert told == "weights: none are shipped; pursuit is used instead\n"
+    assert told == f"weights: none are shipped; answered by {used}\n"
     assert methods(tree) == {used}
     assert weights(tree) is None
 
@@ -119,7 +173,8 @@ def test_without_any_shipped_auto_pursues_and_says_so(answer, file, used):
 def test_where_none_fits_auto_pursues_and_says_so(ship, answer):
     ship(ula=NARROW, ris=RIS)
     tree, told = answer(FAR, "--n-sources", "1")
-    assert told == "weights: none of those that ship fits this recording; pursuit is used instead\n"
+    none = "none of those that ship fits this recording"
+    assert told == f"weights: {none}; answered by multistart\n"
     assert methods(tree) == {"multistart"}
 
 

@@ -37,6 +37,17 @@ def test_known_numbers_may_differ_from_scene_to_scene():
     assert found.method == "neural"
 
 
+def test_a_network_that_was_asked_for_must_have_learned_some_scene():
+    recording = musicnet.read(DATA / "ris_pilot_48.npz").scenes(torch.arange(2))
+    five = torch.tensor([5, 5])
+    for words in ({"weights": "ris"}, {"method": "neural"}):
+        with pytest.raises(ValueError, match="got sources=5, it was trained for up to 4"):
+            musicnet.localize(recording, n_sources=five, **words)
+    found = musicnet.localize(recording, n_sources=five)
+    assert found.methods == ["nomp", "nomp"]
+    assert musicnet.localize(recording, n_sources=5).methods == ["nomp", "nomp"]
+
+
 def test_a_bare_observation_is_searched_in_front_of_the_array():
     recording = musicnet.read(DATA / "ula_far_24.npz")
     heard = musicnet.Observation(
