@@ -373,6 +373,6 @@ def _asked(word: str) -> Asked:
 
 
 def _positive(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and int(word) > 0):
-        raise argparse.ArgumentTypeError(f"must be a number >= 1: got {word!r}")
+    if not (word.isascii() and word.isdigit() and 0 < len(word) < 10 and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {10**9 - 1}: got {word!r}")
     return int(word)

@@ -15,6 +15,7 @@ from musicnet.localization.task import Count
 from musicnet.networks.fitting import choose, fewest_of, find_weights, fits
 from musicnet.networks.pretrained import Pretrained
 from musicnet.recordings.array_descriptions import read_array
+from musicnet.recordings.kinds import check_said
 from musicnet.recordings.observation_files import ObservationFile
 from musicnet.recordings.setup import Setup, is_line
 from musicnet.recordings.streams import all_bad, open_observations
@@ -45,9 +46,12 @@ def read_all(
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged, says too little, or has a bad scene (no good one where bad ones
-            are left out); one line.
+            are left out), or something is said that such a file does not take; one line.
     """
+    if not isinstance(array, str | None):
+        raise ValueError(f"array must be a word or the name of a file: got {array!r:.60}.")
     setup = Setup(array=None if array is None else read_array(array), **said)
+    check_said(Path(path), setup)
     with open_observations(path, setup) as stream:
         (chunk,) = stream.chunks(n_at_once=max(stream.n_scenes, 1))
     if chunk.recording is None or (chunk.faults and not leave_out_bad):

@@ -35,7 +35,9 @@ WEAKEST_POWER, LOUDEST_POWER = 1e-30, 1e30
 """What single precision can square once more without loss: scale what lies outside."""
 
 SHORTEST_M, LONGEST_M = 1e-9, 1e9
-"""Wavelengths that a recording may have; metres."""
+"""Wavelengths and ranges that a recording may have; metres."""
+
+_MOST_CYCLES = 1e4  # eight times those that a front bends at the nearest; cells to search grow so
 
 _LONGEST_WORD = 4096  # bytes
 
@@ -305,9 +307,18 @@ def _check_region(path: str | Path, arrays: Arrays) -> None:
         raise RecordingError(
             f"{path}:range_m is ({near}, {distant}), want (inf, inf) in a far field."
         )
-    if not far and not 0 < near <= distant < np.inf:
+    if not far and not SHORTEST_M <= near <= distant <= LONGEST_M:
         raise RecordingError(
-            f"{path}:range_m is ({near}, {distant}), want positive finite metres in a near field."
+            f"{path}:range_m is ({near}, {distant}), want metres from {SHORTEST_M:g} to "
+            f"{LONGEST_M:g} in a near field."
+        )
+    positions = arrays["element_positions"].astype(np.float64)
+    span = float((positions.max(0) - positions.min(0)).max())
+    nearest = span**2 / (_MOST_CYCLES * float(arrays["wavelength"]))
+    if near < nearest:
+        raise RecordingError(
+            f"{path}:range_m begins at {near}, want {nearest:.3g} m or more: nearer, wave fronts "
+            f"bend more across {span:.3g} m than can be searched."
         )
 
 

@@ -1,7 +1,9 @@
 """What a recording does not say of itself, and its owner must: the array, the wave, the sector."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,10 +44,19 @@ class Setup:
     def __post_init__(self) -> None:
         for name in ("frequency_hz", "speed_m_s", "wavelength_m"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise RecordingError(f"{name} must be finite and positive: got {value}.")
-        if self.n_snapshots is not None and self.n_snapshots < 1:
-            raise RecordingError(f"n_snapshots must be at least 1: got {self.n_snapshots}.")
+            if value is not None and not (_is_finite(value) and value > 0):
+                raise RecordingError(f"{name} must be finite and positive: got {value!r:.60}.")
+        n_snapshots = self.n_snapshots
+        is_whole = isinstance(n_snapshots, int | np.integer) and not isinstance(n_snapshots, bool)
+        if n_snapshots is not None and not (is_whole and n_snapshots >= 1):
+            raise RecordingError(f"n_snapshots must be at least 1: got {n_snapshots!r:.60}.")
+        for name in ("azimuth_deg", "elevation_deg", "range_m"):
+            bounds = getattr(self, name)
+            is_pair = isinstance(bounds, Sequence | np.ndarray) and len(bounds) == 2
+            if bounds is not None and not (is_pair and all(map(_is_finite, bounds))):
+                raise RecordingError(
+                    f"{name} must be two finite numbers, low and high: got {bounds!r:.60}."
+                )
         if self.wavelength_m is not None and (self.frequency_hz or self.speed_m_s) is not None:
             raise RecordingError(
                 "give the wavelength, or frequency and speed: got "
@@ -118,6 +129,12 @@ class Setup:
                 f"{path}:element_positions is not --array {self.array.word}: element {worst} is "
                 f"{apart[worst]:.3g} m off. Leave --array out, or correct it."
             )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number at all, and an ordinary one."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and not np.iscomplexobj(value) and math.isfinite(value)
 
 
 def is_line(positions: np.ndarray) -> bool:

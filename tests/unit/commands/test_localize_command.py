@@ -223,6 +223,11 @@ def spoilt(tmp_path):
     return tmp_path / "nan.npz"
 
 
+def snapshots(tmp_path):
+    np.save(tmp_path / "raw.npy", read_observations(FAR).y[0].numpy())
+    return tmp_path / "raw.npy"
+
+
 @pytest.mark.parametrize(
     ("make", "words", "reason"),
     [
@@ -232,6 +237,12 @@ def spoilt(tmp_path):
         (free_elevation, [], "Fix v by equal bounds, in a file those of elevation_deg"),
         (lambda _: FAR, ["--n-sources", "0"], "must be a number >= 1, or 'truth': got '0'"),
         (lambda _: FAR, ["--n-sources", "two"], "got 'two'"),
+        (lambda _: FAR, ["--batch-size", "9" * 23], "--batch-size: must be a number from 1 to"),
+        (
+            snapshots,
+            ["--array", "ula:8:0.5w", "--range-m", "1e-300", "1e300", "--wavelength", "1"],
+            "range_m is (1e-300, 1e+300), want metres from 1e-09 to 1e+09",
+        ),
         (lambda _: FAR, ["--nsources", "2"], "unrecognized arguments"),
         (lambda _: NEAR, ["--method", "root-music"], "root-music needs a uniform line"),
         (lambda _: SURFACE, ["--method", "esprit"], "got a surface"),

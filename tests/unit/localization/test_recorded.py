@@ -68,6 +68,47 @@ def test_a_bare_observation_is_searched_in_front_of_the_array():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "reason"),
+    [
+        ("far", {"frequency_hz": 100.0}, "frequency_hz is for a narrow band of sound or snapshots"),
+        ("far", {"wavelength_m": 0.1}, "wavelength_m is for snapshots of an array: got "),
+        ("far", {"range_m": (1.0, 2.0)}, "observations, which say wavelength and sector"),
+        ("far", {"n_snapshots": 5}, "Leave it out."),
+        ("raw", {"array": "ula:8:0.5w", "wavelength_m": 1.0, "range_m": (1e-300, 1e300)}, "1e-300"),
+        ("raw", {"array": "ula:8:0.5w", "wavelength_m": 1.0, "range_m": (1e-6, 1.0)}, "0.00122 m"),
+    ],
+)
+def test_what_a_file_does_not_take_is_refused_in_one_line(tmp_path, name, said, reason):
+    path = DATA / "ula_far_24.npz"
+    if name == "raw":
+        np.save(tmp_path / "raw.npy", musicnet.read(path).y[0].numpy())
+        path = tmp_path / "raw.npy"
+    with pytest.raises(ValueError, match=r"^\S") as caught:
+        musicnet.read(path, **said)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_shape  # types are shapes to the checker
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"frequency_hz": "x"}, "frequency_hz must be finite and positive: got 'x'"),
+        ({"speed_m_s": True}, "speed_m_s must be finite and positive: got True"),
+        ({"wavelength_m": 1j}, "wavelength_m must be finite and positive: got 1j"),
+        ({"n_snapshots": 2.5}, "n_snapshots must be at least 1: got 2.5"),
+        ({"azimuth_deg": 3.0}, "azimuth_deg must be two finite numbers, low and high: got 3.0"),
+        ({"range_m": "ab"}, "range_m must be two finite numbers, low and high: got 'ab'"),
+        ({"array": 8}, "array must be a word or the name of a file: got 8"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_one_line(said, reason):
+    with pytest.raises(ValueError, match="must be") as caught:
+        musicnet.read(DATA / "ula_far_24.npz", **said)
+    assert str(caught.value).startswith(reason)
+
+
 def test_snapshots_alone_are_read_with_an_array(tmp_path):
     np.save(tmp_path / "r.npy", musicnet.read(DATA / "ula_far_24.npz").y[0].numpy())
     recording = musicnet.read(tmp_path / "r.npy", array="ula:8:0.5w", n_snapshots=50)
