@@ -44,8 +44,10 @@ from musicnet.commands.scene_answers import (
 )
 from musicnet.commands.sound_answers import sound_entries
 from musicnet.commands.sound_options import SOUND_METHODS, add_sound_options
+from musicnet.commands.tally import tally_of
 from musicnet.commands.weights_choice import Choice, named_weights, weights_for
 from musicnet.localization import METHODS
+from musicnet.localization.task import MOST_COUNTED
 from musicnet.networks.fitting import fewest_of
 from musicnet.networks.pretrained import Pretrained, shipped
 from musicnet.plots.figures import new_figure
@@ -69,12 +71,14 @@ class Outcome:
         sha256: of its content; None where it was not read.
         error: why the whole file was.
         choice: of weights.
+        is_cut_short: whether more sources could be told apart than are ever counted.
     """
 
     name: str
     sha256: str | None = None
     error: str | None = None
     choice: Choice = field(default_factory=Choice)
+    is_cut_short: bool = False
 
 
 def run(argv: Sequence[str]) -> int:
@@ -141,7 +145,8 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
     def kept() -> Iterator[dict[str, Any]]:
         return (entry for entry in journal.entries() if entry["file"] in names)
 
-    tally = _tally(kept())
+    tally = tally_of(kept())
+    sys.stderr.writelines(f"error: {line}\n" for line in tally.bad)
     if arguments.output is None:
         write_tree(sys.stdout.write, head, kept())
     else:
@@ -154,9 +159,10 @@ def _localize_all(arguments: argparse.Namespace, setup: Setup, journal: Journal)
             print(picture)
     journal.remove()
     # not before the work: a refusal is one line
-    said = (one.choice.said(tally.answered.get(one.name, ())) for one in good)
+    said = [one.choice.said(tally.answered.get(one.name, ())) for one in good]
+    said += [tally.warning(one.name) for one in good if one.is_cut_short]
     sys.stderr.writelines(f"{line}\n" for line in dict.fromkeys(said) if line is not None)
-    return BAD_INPUT if tally.n_bad or len(good) < len(outcomes) else 0
+    return BAD_INPUT if tally.bad or len(good) < len(outcomes) else 0
 
 
 def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -> list[Outcome]:
@@ -194,30 +200,6 @@ def _answer_all(arguments: argparse.Namespace, setup: Setup, journal: Journal) -
     return outcomes
 
 
-@dataclass
-class _Tally:
-    """Scenes, bad ones, sources, and the methods that have found some of each file's."""
-
-    n_scenes: int = 0
-    n_bad: int = 0
-    n_resolved: int = 0
-    answered: dict[str, set[str]] = field(default_factory=dict)
-
-
-def _tally(entries: Iterator[dict[str, Any]]) -> _Tally:
-    """Counts, and names the bad ones."""
-    tally = _Tally()
-    for entry in entries:
-        tally.n_scenes += 1
-        tally.n_resolved += sum(source["resolved"] for source in entry["sources"])
-        methods = (source["method"] for source in entry["sources"])
-        tally.answered.setdefault(entry["file"], set()).update(methods)
-        if "error" in entry:
-            tally.n_bad += 1
-            sys.stderr.write(f"error: {entry['file']}:{entry['error']}; the scene is left out\n")
-    return tally
-
-
 def _file_answers(
     stream: ObservationStream, arguments: argparse.Namespace, outcome: Outcome, journal: Journal
 ) -> Iterator[list[dict[str, Any]]]:
@@ -234,6 +216,8 @@ def _file_answers(
         outcome.choice = weights_for(
             stream.head, arguments.method, arguments.named, arguments.weights, fewest
         )
+    highest = min(stream.head.operator.shape[-2:]) - 1
+    outcome.is_cut_short = asked is None and highest > MOST_COUNTED
     bad = journal.faults(stream.path)
     for chunk in stream.chunks(journal.n_done(stream.path)):
         bad |= chunk.faults

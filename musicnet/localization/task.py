@@ -22,7 +22,9 @@ from musicnet.shapes import Positions
 Count = int | Int[Tensor, "*batch"] | None
 """Sources of all scenes, of each scene, or unknown."""
 
-_MOST_SOURCES = 6
+MOST_COUNTED = 6
+"""Sources that are looked for, at most, where their number is not given."""
+
 _FLAT = 1e-4  # share of an aperture's length below which its width counts for nothing
 
 
@@ -176,7 +178,7 @@ def make_task(
     if counts is not None:
         slots = max(1, int(counts.max()))
     else:
-        slots = min(_MOST_SOURCES, highest) if most_sources is None else most_sources
+        slots = min(MOST_COUNTED, highest) if most_sources is None else most_sources
         if not 1 <= slots <= highest:
             raise ValueError(
                 f"most_sources must be from 1 to {highest}, one fewer than there are sensors: got "

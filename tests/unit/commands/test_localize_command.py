@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from musicnet.commands import localize as command
-from musicnet.commands import scene_answers
+from musicnet.commands import scene_answers, tally
 from musicnet.localization import METHODS, localize
 from musicnet.networks import pretrained
 from musicnet.recordings import streams
@@ -221,6 +221,18 @@ def spoilt(tmp_path):
     arrays["y"][3, 2, 1] = np.nan
     np.savez(tmp_path / "nan.npz", **arrays)
     return tmp_path / "nan.npz"
+
+
+def test_scenes_of_as_many_sources_as_are_counted_are_told(capsys, monkeypatch):
+    monkeypatch.setattr(tally, "MOST_COUNTED", 2)
+    for words, is_told in (([], True), (["--n-sources", "truth"], False)):
+        assert command.run([str(FAR), "--method", "esprit", *words]) == 0
+        said = capsys.readouterr()
+        scenes = json.loads(said.out)["scenes"]
+        n_full = sum(scene["n_sources"] == 2 for scene in scenes)
+        assert n_full > 1
+        line = f"warning: {FAR}: {n_full} scenes have 2 sources, the most that are counted."
+        assert (line in said.err) == is_told
 
 
 def snapshots(tmp_path):
