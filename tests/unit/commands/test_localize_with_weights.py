@@ -115,7 +115,7 @@ def mixed(tmp_path_factory):
     with np.load(SURFACE) as archive:
         arrays = dict(archive)
     counts = (~np.isnan(arrays["truth_xyz"]).any(-1)).sum(-1)
-    few, many = np.flatnonzero(counts <= 2)[:4], np.flatnonzero(counts > 2)[:3]
+    few, many = np.flatnonzero(counts <= 2)[:3], np.flatnonzero(counts > 2)[:2]
     folder, files = tmp_path_factory.mktemp("mixed"), {}
     for name, index in (("mixed", np.concatenate((few, many))), ("few", few), ("many", many)):
         files[name] = folder / f"{name}.npz"

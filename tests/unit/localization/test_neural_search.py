@@ -590,10 +590,8 @@ def test_scenes_with_more_sources_than_were_learned_are_nomps(trust):
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("scene", [SCENE, LINE], ids=["surface", "line"])
-@pytest.mark.parametrize("trust", [None, SURE])
+@pytest.mark.parametrize(("scene", "trust"), [(SCENE, SURE), (LINE, None)])
 def test_scenes_of_which_too_many_are_asked_for_are_nomps_and_the_others_stay(scene, trust):
-    trust = trust if scene is SCENE else None
     few = replace(scene, sources=replace(scene.sources, n_max=2))
     heard, _ = draw(scene, n_channels=2, n_scenes=4)
     counts = torch.tensor([[1, 3, 2, 0], [2, 2, 4, 3]])
