@@ -59,7 +59,7 @@ def compare(first: Reading, second: Reading) -> Comparison:
     if not unlike and not figures:
         unlike.append("the two runs have no loss of the same name that both logged")
     rows = [
-        ("", *(_heading(one.folder) for one in both)),
+        ("", _heading(first.folder), _heading(second.folder)),
         _row("outcome", *(one.judgement.outcome for one in both)),
         _row("first finding", *(_first_finding(one) for one in both)),
         _row("steps", *(one.diagnosis.evidence.length.steps for one in both)),
