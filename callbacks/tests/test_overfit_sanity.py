@@ -1,11 +1,11 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks import OverfitSanity, RunDoctor
@@ -279,8 +279,8 @@ def test_of_a_validation_only_what_is_judged_by_is_kept() -> None:
     """Training's metrics beside it are of the epoch before, or after a resume of no epoch."""
     metrics = {"val/loss": torch.tensor(2.0), "train/loss": torch.tensor(1.0)}
     state = SimpleNamespace(fn=TrainerFn.FITTING)
-    trainer: Any = SimpleNamespace(
-        callback_metrics=metrics, sanity_checking=False, state=state, global_step=3
+    trainer = Mock(
+        spec=Trainer, callback_metrics=metrics, sanity_checking=False, state=state, global_step=3
     )
     sanity, module = OverfitSanity(), LightningModule()
     sanity.on_validation_end(trainer, module)
