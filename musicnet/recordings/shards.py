@@ -77,7 +77,7 @@ def read_recording(
         state = FileState.of(place)
         # files are opened anew for what is read later: a process may not hold so many open
         with open_observations(place) as stream:
-            part = _checked(stream, state)
+            part = _checked(stream, state.holding(stream.sha256))
             if entry is not None:
                 _check_listed(stream, part, entry)
         if parts:
