@@ -26,7 +26,7 @@ import train
 from musicnet.cli import threads
 from musicnet.diagnosis.reading import Asked, read_run
 from musicnet.learning.module import MusicNet
-from musicnet.recordings.manifests import write_manifest
+from musicnet.recordings.manifest_writing import write_manifest
 from musicnet.records import atomic_files
 from musicnet.records.append_log import read_rows
 from musicnet.records.provenance import hash_config, read_provenance
