@@ -188,6 +188,12 @@ def test_what_began_with_a_checkpoint_begins_with_it_again(
     break_off(None)
     (second,) = set(runs.glob("overfit/*")) - {broken_run}
     assert not (second / "checkpoints" / "last.ckpt").exists()
+    last.rename(last.with_name("away.ckpt"))
+    answer = hydra_door(*SAVING, f"resume={second}")
+    assert (answer.exit_code, answer.new) == (1, [])
+    assert f"ckpt_path must be a local file: got {last}" in answer.err
+    RunLock(second).release()  # this process holds nothing of a run that it refused
+    last.with_name("away.ckpt").rename(last)
     answer = hydra_door(*SAVING, f"resume={second}")
     assert (answer.exit_code, answer.new) == (3, [])
     assert same(state(second), state(whole_run))
