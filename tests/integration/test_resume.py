@@ -84,7 +84,8 @@ def state(run: Path) -> dict[str, Any]:
 
 def rows(run: Path) -> list[str]:
     found = read_rows(run / "metrics.jsonl", run_id=read_provenance(run).run_id)
-    return [repr({key: value for key, value in row.items() if key != "run_id"}) for row in found]
+    # the order of keys is that in which metrics were first told of, which a resumption may change
+    return [repr(sorted((k, v) for k, v in row.items() if k != "run_id")) for row in found]
 
 
 def same(one: Any, other: Any) -> bool:
