@@ -10,20 +10,31 @@ from torch import Tensor
 
 from musicnet.coordinates import wrap_angle
 from musicnet.estimation.circle_peaks import CirclePeaks, circle_peaks, parabola_offset
-from musicnet.estimation.short_time import Spectra, short_time_covariances
+from musicnet.estimation.short_time import Spectra, frame_length, short_time_covariances
 from musicnet.estimation.wideband import (
     WIDEBAND_METHODS,
     WidebandMethod,
     drawing,
     plane_wave_steering,
 )
-from musicnet.scene.sound import SPEED_OF_SOUND, SearchCircle, Sound, aliasing_limit
+from musicnet.scene.sound import (
+    SPEED_OF_SOUND,
+    SearchCircle,
+    Sound,
+    aliasing_limit,
+    check_aperture,
+    check_speed,
+)
 
 LOWEST_HZ = 300.0
 """Where the default band begins: below it, hum and rumble are louder than speech."""
 
 _NYQUIST_SHARE = 0.9  # of half the rate: above it, filters of converters leave little
-_N_GROUPS = 16  # neighbouring frequencies that are left out together for error bars
+_N_GROUPS = 16  # of neighbouring frequencies that are left out together for error bars
+_FEWEST_FREQUENCIES = 8  # of which error bars can be made: of fewer they are a matter of luck
+_ALIKE = (1.0, 4.0 / 9.0, 1.0 / 36.0)  # squared coherence of neighbours, two apart: Hann windows
+_HIGHEST = math.radians(89.0)  # elevation above a plane in which bearings still are directions
+_ANY_ANGLE = {"bearing": 2.0 * math.pi / math.sqrt(12.0), "lateral": math.pi / math.sqrt(12.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +130,11 @@ def localize_sound(
             "closer together."
         )
     circle = SearchCircle.around(sound.positions, elevation)
+    check_aperture(sound.positions, band, speed, elevation if circle.name == "bearing" else 0.0)
     spectra = short_time_covariances(
         sound, band, window_s=window_s, phase_only=method == "srp-phat"
     )
+    _check_frequencies(len(spectra.frequencies), band, sound.rate)
     weights = _weights(len(spectra.frequencies), spectra.frequencies)
 
     def score(speed: float, weights: Tensor) -> Float[Tensor, "window draw cell"]:
@@ -136,7 +149,8 @@ def localize_sound(
     found = _near(drawn, peaks, circle)  # (window, draw, source)
     n_groups = found.shape[1] - 1
     spread = (found[:, 1:] - found[:, 1:].mean(1, keepdim=True)).square().sum(1)
-    variance = spread * (n_groups - 1) / max(n_groups, 1)  # the jackknife's
+    variance = spread * (n_groups - 1) / n_groups  # the jackknife's
+    variance = variance * _widening(len(spectra.frequencies))
     if speed_std > 0.0:
         faster, slower = (
             _near(score(other, weights[:1]), peaks, circle)
@@ -149,7 +163,7 @@ def localize_sound(
         angles = wrap_angle(angles)
     return Bearings(
         angles.masked_fill(~there, math.nan),
-        variance.sqrt().masked_fill(~there, math.nan),
+        variance.sqrt().clamp_max(_ANY_ANGLE[circle.name]).masked_fill(~there, math.nan),
         spectra.middles,
         circle.name,
         method,
@@ -199,7 +213,34 @@ def _weights(n: int, like: Tensor) -> Float[Tensor, "draw frequency"]:
     group = torch.arange(n, device=like.device) * n_groups // n
     kept = group != torch.arange(n_groups, device=like.device)[:, None]
     everything = torch.ones_like(kept[:1])
-    return torch.cat((everything, kept) if n_groups > 1 else (everything,)).to(like)
+    return torch.cat((everything, kept)).to(like)
+
+
+def _widening(n: int) -> float:
+    """Variance of a mean over frequencies, by what a jackknife takes it for.
+
+    The jackknife believes that groups are independent. Windows of frames make neighbouring
+    frequencies alike: a mean varies more than it believes, and groups differ less.
+    """
+    apart = (torch.arange(n)[:, None] - torch.arange(n)).abs()
+    alike = sum(share * (apart == lag).double() for lag, share in enumerate(_ALIKE))
+    group = (_weights(n, torch.ones((), dtype=torch.float64)) == 0.0)[1:].double()
+    means = group / group.sum(-1, keepdim=True)
+    between = means @ alike @ means.mT
+    n_groups = len(means)
+    believed = (between.trace() - between.mean() * n_groups) / (n_groups * (n_groups - 1))
+    return float(alike.mean() / believed)
+
+
+def _check_frequencies(n: int, band: tuple[float, float], rate: float) -> None:
+    length = frame_length(rate)
+    if n < _FEWEST_FREQUENCIES:
+        raise ValueError(
+            f"error bars need {_FEWEST_FREQUENCIES} frequencies or more: got {n} in the band from "
+            f"{band[0]:g} to {band[1]:g} Hz, which are {rate / length:g} Hz apart in frames of "
+            f"{length / rate:g} s. Use a band wider than "
+            f"{_FEWEST_FREQUENCIES * rate / length:g} Hz, or record at a higher rate."
+        )
 
 
 def _near(
@@ -229,10 +270,9 @@ def _check(method: str, speed: float, speed_std: float, elevation: float) -> Non
         raise ValueError(
             f"sound is localised by one of {', '.join(WIDEBAND_METHODS)}: got {method!r}."
         )
-    if not 0.0 < speed < math.inf or not 0.0 <= speed_std < speed:
+    check_speed(speed, speed_std)
+    if not abs(elevation) <= _HIGHEST:
         raise ValueError(
-            "the speed of sound must be finite and > 0, and its standard deviation below it: got "
-            f"{speed} and {speed_std} m/s."
+            f"bearings are told apart up to {math.degrees(_HIGHEST):g} degrees above or below the "
+            f"plane of the array: got an elevation of {math.degrees(elevation):.7g} degrees."
         )
-    if not abs(elevation) < 0.5 * math.pi:
-        raise ValueError(f"elevation must lie between -pi/2 and pi/2 rad: got {elevation}.")
