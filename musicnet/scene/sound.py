@@ -176,7 +176,7 @@ def check_aperture(
         ...
         ValueError: the aperture of the array is 1e-09 m, want 0.00049 to 5.488 m for ...
     """
-    apart = float(torch.pdist((positions.double() - positions.double().mean(0))).max())
+    apart = float(torch.pdist(positions.double() - positions.double().mean(0)).max())
     seen = apart * math.cos(elevation)
     smallest = SMALLEST_APERTURE * speed / band[1]
     largest = LARGEST_APERTURE_S * speed

@@ -105,6 +105,13 @@ def test_frequencies_beyond_the_aliasing_limit_are_said_aloud(capsys, talk):
         ((*WORDS, "--band", "1000", "1001"), "8 frequencies or more: got 1"),
         ((*WORDS, "--plane-elevation-deg", "89.9999"), "an elevation of 89.9999"),
         ((*WORDS, "--speed", "1e30"), "got 1e+30 and 0 m/s"),
+        (("--array", "uca:8:1e-300m", "--n-sources", "1"), "aperture of 2.828e-300 m"),
+        (("--array", "uca:8:1e300m", "--n-sources", "1"), "aperture of 2.828e+300 m"),
+        (("--array", "ula:8:1e-7m", "--n-sources", "1"), "the aperture of the array is 7e-07 m"),
+        (
+            ("--array", "uca:8:1e-30m", "--n-sources", "1", "--frequency", "1000"),
+            "aperture of 2.828e-30 m, want 0.000343",
+        ),
         ((*WORDS, "--method", "esprit"), "got --method esprit"),
         ((*WORDS, "--range-m", "1", "10"), "--range-m is for"),
         ((*WORDS, "--frequency", "900", "--method", "cssm"), "--method cssm"),

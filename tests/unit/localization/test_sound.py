@@ -141,7 +141,7 @@ def test_a_low_rate_is_not_taken_for_spatial_aliasing(rate):
 def test_an_array_of_no_sensible_size_is_refused(scale, elevation):
     ring = torch.cat((scale * RING, scale * RING + torch.tensor([1e-3 * scale, 0.0, 0.0])))
     heard = Sound(torch.ones(16, 4096), RATE, ring)
-    with pytest.raises(ValueError, match="the aperture of the array|all at one") as caught:
+    with pytest.raises(ValueError, match=r"the aperture of the array|all at one") as caught:
         localize_sound(heard, 1, elevation=elevation)
     assert "\n" not in str(caught.value)
 
