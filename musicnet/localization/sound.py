@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from musicnet.coordinates import wrap_angle
@@ -16,6 +16,12 @@ from musicnet.estimation.wideband import (
     WidebandMethod,
     drawing,
     plane_wave_steering,
+)
+from musicnet.localization.frequency_jackknife import (
+    FEWEST_FREQUENCIES,
+    jackknife_variance,
+    leaving_out,
+    variance_near_an_end,
 )
 from musicnet.scene.sound import (
     SPEED_OF_SOUND,
@@ -30,9 +36,7 @@ LOWEST_HZ = 300.0
 """Where the default band begins: below it, hum and rumble are louder than speech."""
 
 _NYQUIST_SHARE = 0.9  # of half the rate: above it, filters of converters leave little
-_N_GROUPS = 16  # of neighbouring frequencies that are left out together for error bars
-_FEWEST_FREQUENCIES = 8  # of which error bars can be made: of fewer they are a matter of luck
-_ALIKE = (1.0, 4.0 / 9.0, 1.0 / 36.0)  # squared coherence of neighbours, two apart: Hann windows
+_INTERPOLATION = 0.005  # of a cell, that a parabola through three of them is off
 _HIGHEST = math.radians(89.0)  # elevation above a plane in which bearings still are directions
 _ANY_ANGLE = {"bearing": 2.0 * math.pi / math.sqrt(12.0), "lateral": math.pi / math.sqrt(12.0)}
 
@@ -135,7 +139,7 @@ def localize_sound(
         sound, band, window_s=window_s, phase_only=method == "srp-phat"
     )
     _check_frequencies(len(spectra.frequencies), band, sound.rate)
-    weights = _weights(len(spectra.frequencies), spectra.frequencies)
+    weights = leaving_out(len(spectra.frequencies), spectra.frequencies)
 
     def score(speed: float, weights: Tensor) -> Float[Tensor, "window draw cell"]:
         steering = plane_wave_steering(
@@ -147,10 +151,11 @@ def localize_sound(
     drawn = score(speed, weights)
     peaks = circle_peaks(drawn[:, 0], n_sources, is_closed=circle.is_closed)
     found = _near(drawn, peaks, circle)  # (window, draw, source)
-    n_groups = found.shape[1] - 1
-    spread = (found[:, 1:] - found[:, 1:].mean(1, keepdim=True)).square().sum(1)
-    variance = spread * (n_groups - 1) / n_groups  # the jackknife's
-    variance = variance * _widening(len(spectra.frequencies))
+    n = len(spectra.frequencies)
+    variance = jackknife_variance(found[:, 1:], n) + (_INTERPOLATION * circle.step) ** 2
+    if not circle.is_closed:
+        squeezed = variance_near_an_end(drawn[:, 1:], peaks, circle, found[:, 0], n)
+        variance = variance.maximum(squeezed)
     if speed_std > 0.0:
         faster, slower = (
             _near(score(other, weights[:1]), peaks, circle)
@@ -207,39 +212,14 @@ def usable_band(band: tuple[float, float] | None, rate: float) -> tuple[float, f
     return low, high
 
 
-def _weights(n: int, like: Tensor) -> Float[Tensor, "draw frequency"]:
-    """All frequencies, then all but one group of neighbours each."""
-    n_groups = min(_N_GROUPS, n)
-    group = torch.arange(n, device=like.device) * n_groups // n
-    kept = group != torch.arange(n_groups, device=like.device)[:, None]
-    everything = torch.ones_like(kept[:1])
-    return torch.cat((everything, kept)).to(like)
-
-
-def _widening(n: int) -> float:
-    """Variance of a mean over frequencies, by what a jackknife takes it for.
-
-    The jackknife believes that groups are independent. Windows of frames make neighbouring
-    frequencies alike: a mean varies more than it believes, and groups differ less.
-    """
-    apart = (torch.arange(n)[:, None] - torch.arange(n)).abs()
-    alike = sum(share * (apart == lag).double() for lag, share in enumerate(_ALIKE))
-    group = (_weights(n, torch.ones((), dtype=torch.float64)) == 0.0)[1:].double()
-    means = group / group.sum(-1, keepdim=True)
-    between = means @ alike @ means.mT
-    n_groups = len(means)
-    believed = (between.trace() - between.mean() * n_groups) / (n_groups * (n_groups - 1))
-    return float(alike.mean() / believed)
-
-
 def _check_frequencies(n: int, band: tuple[float, float], rate: float) -> None:
     length = frame_length(rate)
-    if n < _FEWEST_FREQUENCIES:
+    if n < FEWEST_FREQUENCIES:
         raise ValueError(
-            f"error bars need {_FEWEST_FREQUENCIES} frequencies or more: got {n} in the band from "
+            f"error bars need {FEWEST_FREQUENCIES} frequencies or more: got {n} in the band from "
             f"{band[0]:g} to {band[1]:g} Hz, which are {rate / length:g} Hz apart in frames of "
             f"{length / rate:g} s. Use a band wider than "
-            f"{_FEWEST_FREQUENCIES * rate / length:g} Hz, or record at a higher rate."
+            f"{FEWEST_FREQUENCIES * rate / length:g} Hz, or record at a higher rate."
         )
 
 
@@ -250,13 +230,20 @@ def _near(
     reach = torch.arange(-3, 4, device=score.device)
     around = peaks.cells[:, None, :, None] + reach  # (window, 1, source, near)
     n_cells = score.shape[-1]
-    inside = around if circle.is_closed else around.clamp(0, n_cells - 1)
+    # beyond the end of a line everything comes again, backwards
+    inside = around if circle.is_closed else _folded(around, n_cells - 1)
     wanted = (inside % n_cells).expand(-1, score.shape[1], -1, -1)
     near = score.gather(-1, wanted.flatten(-2)).reshape(wanted.shape)
     best = near[..., 1:-1].argmax(-1, keepdim=True) + 1
     left, here, right = (near.gather(-1, best + step)[..., 0] for step in (-1, 0, 1))
-    cell = inside.expand_as(wanted).gather(-1, best)[..., 0] + parabola_offset(left, here, right)
+    cell = around.expand_as(wanted).gather(-1, best)[..., 0] + parabola_offset(left, here, right)
+    if not circle.is_closed:
+        cell = _folded(cell, n_cells - 1)
     return cell * circle.step + circle.angles[0]
+
+
+def _folded(cells: Shaped[Tensor, "*batch"], last: int) -> Shaped[Tensor, "*batch"]:
+    return last - (last - cells.abs()).abs()
 
 
 def _silent(spectra: Spectra) -> Bool[Tensor, " window"]:

@@ -82,7 +82,7 @@ class SearchCircle:
     @property
     def step(self) -> float:
         """Radians from one cell to the next."""
-        return float(self.angles[1] - self.angles[0])
+        return float(self.angles[-1] - self.angles[0]) / (len(self.angles) - 1)
 
     @classmethod
     def around(
@@ -168,13 +168,6 @@ def check_aperture(
     Raises:
         ValueError: it is far smaller than any wavelength, or so large that frames do not hold the
             time that sound takes to cross it.
-
-    Example:
-        >>> pair = torch.tensor([[0.0, 0.0, 0.0], [1e-9, 0.0, 0.0]])
-        >>> check_aperture(pair, (300.0, 7000.0), 343.0)
-        Traceback (most recent call last):
-        ...
-        ValueError: the aperture of the array is 1e-09 m, want 0.00049 to 5.488 m for ...
     """
     apart = float(torch.pdist(positions.double() - positions.double().mean(0)).max())
     seen = apart * math.cos(elevation)

@@ -60,6 +60,21 @@ def test_error_bars_of_few_frequencies_know_that_neighbours_are_alike(band):
     assert 0.75 < math.hypot(*bars) / math.hypot(*errors) < 1.33
 
 
+def test_the_end_of_a_line_is_less_sure_than_its_middle():
+    line = ArrayGeometry(6).positions(0.08)
+    errors, bars = [], []
+    for seed in range(12):
+        heard = plane_waves([0.0], seed=seed, n_samples=4096, noise=0.3, ring=line)
+        found = localize_sound(heard, 1)
+        errors.append(90.0 - math.degrees(float(found.angles)))
+        bars.append(math.degrees(float(found.deviations)))
+    # a sine that is off by s moves an angle by sqrt(2 s) there
+    assert min(bars) > 0.3
+    assert max(bars) < 6.0
+    assert min(errors) >= -1e-4  # there is nothing beyond
+    assert sum(error < 2.0 * bar for error, bar in zip(errors, bars, strict=True)) >= 9
+
+
 def test_an_unsure_speed_of_sound_widens_what_depends_on_it():
     line = ArrayGeometry(6).positions(0.08)
     heard = plane_waves([math.radians(90.0 - 40.0)], ring=line)
