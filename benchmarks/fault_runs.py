@@ -34,6 +34,7 @@ from musicnet.records.provenance import read_provenance
 ROOT = Path(__file__).parents[1]
 _TICK = os.sysconf("SC_CLK_TCK")
 _PR_SET_PDEATHSIG = 1
+_PATIENCE_S = 600.0
 
 TINY = (
     "experiment=overfit",
@@ -135,15 +136,19 @@ class Process:
         used = text.rpartition(")")[2].split()[11:13]
         return sum(map(int, used)) / _TICK
 
-    def wait(self, limit: float = 600.0) -> int:
+    def wait(self, limit: float = _PATIENCE_S) -> int:
         """Wait for its end; a run that hangs is killed, and that is an error."""
         until = time.monotonic() + limit
         while not self.is_over():
-            if time.monotonic() > until:
-                self.send(signal.SIGKILL)
-                raise TimeoutError(f"the run did not end within {limit} s: {self.said}")
+            self.give_up_after(until)
             time.sleep(0.01)
         return int(self.exit_code or 0)
+
+    def give_up_after(self, until: float) -> None:
+        """Kill a run that hangs, which is an error."""
+        if time.monotonic() > until:
+            self.send(signal.SIGKILL)
+            raise TimeoutError(f"the run hangs: {self.said}")
 
     def send(self, signum: int) -> None:
         """Send a signal; SIGKILL goes to its workers as well, as where a machine goes down."""
@@ -164,9 +169,11 @@ class Process:
 
     def _wait_until(self, moment: Callable[[], bool]) -> bool:
         """Watch until a moment has come; False if the run was over before."""
+        until = time.monotonic() + _PATIENCE_S
         while not self.is_over():
             if moment():
                 return True
+            self.give_up_after(until)
             time.sleep(0.002)
         return False
 
@@ -254,7 +261,9 @@ def _composed(words: tuple[str, ...]) -> Any:
 def _undisturbed(words: tuple[str, ...], root: Path) -> Reference:
     process = Process([*words, f"trainer.default_root_dir={root}"], root.with_suffix(".txt"))
     began = ended = 0.0
+    until = time.monotonic() + _PATIENCE_S
     while not process.is_over():
+        process.give_up_after(until)
         ended = process.cpu_seconds() or ended
         if not began and run_folders(root):
             began = ended

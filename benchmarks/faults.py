@@ -75,5 +75,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)  # a process that is forked has no threads but its own, and would wait
     sys.exit(main(sys.argv[1:]))

@@ -28,6 +28,7 @@ from musicnet.commands.evaluate import (
     table_head,
     table_line,
 )
+from musicnet.commands.evaluation_pictures import draw_all
 from musicnet.learning.checkpoint_weights import find_network
 from musicnet.localization.contestants import CONTESTANTS, Contestant
 from musicnet.localization.evaluation import Cell, Plan, cells_of, evaluate_cell
@@ -136,6 +137,8 @@ def main() -> int:
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        if arguments.plots is not None:
+            draw_all(arguments.plots, pretrained, rows, plan)
         kept = [limit["holds"] for row in rows for limit in row["limits"] or ()]
         print(f"{sum(kept)} of {len(kept)} limits hold")
         figures |= {"weights": pretrained.name, "seeds": list(plan.seeds), "rows": rows}
@@ -177,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--told", action="store_true", help="nobody has to count the sources")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for pictures")
     parser.add_argument("--quick", action="store_true", help="few scenes: does it run at all?")
     return parser
 

@@ -110,7 +110,7 @@ class OverfitSanity(StepObserver):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._first:
             return  # a resumed run began elsewhere
-        self._first = _metrics(trainer)
+        self._first = self._validated(trainer)
         seen, there = sum(trainer.num_sanity_val_batches), sum(trainer.num_val_batches)
         if seen < there:
             self._faults.append(
@@ -143,7 +143,7 @@ class OverfitSanity(StepObserver):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        self._last = _metrics(trainer)
+        self._last = self._validated(trainer)
         self._validated_step = trainer.global_step
 
     @override
@@ -219,6 +219,12 @@ class OverfitSanity(StepObserver):
 
     def _is_asked(self, trainer: Trainer) -> bool:
         return self.when == "always" or trainer.overfit_batches > 0  # type: ignore[attr-defined]
+
+    def _validated(self, trainer: Trainer) -> dict[str, float]:
+        """What it judges by; the rest may be of another epoch, and another after a resume."""
+        keys = {self.loss, self.val_loss, self.metric_recall, self.metric_median}
+        metrics = trainer.callback_metrics
+        return {key: float(metrics[key]) for key in sorted(keys) if key in metrics}
 
     def _judge(self, trainer: Trainer) -> None:
         if not self._is_asked(trainer):
@@ -308,10 +314,6 @@ def _first_findings(trainer: Trainer) -> list[Finding]:
     """What a doctor has found, if one watches this run."""
     watching = (getattr(one, "findings", None) for one in trainer.callbacks)  # type: ignore[attr-defined]
     return next((alarms(found) for found in watching if isinstance(found, list)), [])
-
-
-def _metrics(trainer: Trainer) -> dict[str, float]:
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
 def _why_early(trainer: Trainer) -> str | None:

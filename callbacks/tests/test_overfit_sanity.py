@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks import OverfitSanity, RunDoctor
 from musicnet.diagnosis.verdict import Verdict
@@ -270,3 +273,15 @@ def test_a_run_that_passes_has_no_reason_whatever_a_doctor_says(gated, fit) -> N
     judge = OverfitSanity(min_loss_drop=0.5)
     fit(gated(), RunDoctor(rate=0.123), judge, max_epochs=20)
     assert (judge.verdict.verdict, judge.verdict.reasons) == ("pass", ())
+
+
+def test_of_a_validation_only_what_is_judged_by_is_kept() -> None:
+    """Training's metrics beside it are of the epoch before, or after a resume of no epoch."""
+    metrics = {"val/loss": torch.tensor(2.0), "train/loss": torch.tensor(1.0)}
+    state = SimpleNamespace(fn=TrainerFn.FITTING)
+    trainer = Mock(
+        spec=Trainer, callback_metrics=metrics, sanity_checking=False, state=state, global_step=3
+    )
+    sanity, module = OverfitSanity(), LightningModule()
+    sanity.on_validation_end(trainer, module)
+    assert sanity.state_dict()["last"] == {"val/loss": 2.0}

@@ -107,23 +107,26 @@ class MusicCLI(LightningCLI):
         set_parsing_settings(
             import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS)
         )
-        try:
-            super().__init__(
-                GatedModule,
-                LightningDataModule,
-                save_config_callback=SaveRunConfig,
-                save_config_kwargs={"save_to_log_dir": False},
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-                args=dict(args) if isinstance(args, Mapping) else list(args),
-                run=False,
-                auto_configure_optimizers=False,
-            )
-        except ConfigurationError:
-            raise
-        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
-            raise ConfigurationError(with_key(one_line(error), self._tree)) from error
+        with contextlib.ExitStack() as refused:
+            refused.callback(self.release)  # a run that was taken up is nobody's again
+            try:
+                super().__init__(
+                    GatedModule,
+                    LightningDataModule,
+                    save_config_callback=SaveRunConfig,
+                    save_config_kwargs={"save_to_log_dir": False},
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+                    args=dict(args) if isinstance(args, Mapping) else list(args),
+                    run=False,
+                    auto_configure_optimizers=False,
+                )
+            except ConfigurationError:
+                raise
+            except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+                raise ConfigurationError(with_key(one_line(error), self._tree)) from error
+            refused.pop_all()
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -215,7 +218,6 @@ class MusicCLI(LightningCLI):
             return
         before, now = self.taken_up.origin.data_hash, self.datamodule.recording.sha256
         if before != now:
-            self.release()
             raise ConfigurationError(
                 f"data.init_args.path must be the file that the run began with: got "
                 f"{self.datamodule.path} with sha256 {now}, not {before}. Restore it."
@@ -281,7 +283,6 @@ class MusicCLI(LightningCLI):
         try:
             yield folder
         except BaseException:
-            self.release()
             folder.rmdir()
             raise
         self.run_folder = folder

@@ -68,7 +68,7 @@ class Trial:
         first, last = self.verdict.loss_first, self.verdict.loss_last
         if not self.ran_out or self.ended_by is not None or first is None or last is None:
             return False
-        fell = last <= (1.0 - _PROMISING) * first
+        fell = _has_fallen(first, last, _PROMISING)
         return fell and not any(finding.severity == "error" for finding in self.findings)
 
     @property
@@ -79,6 +79,11 @@ class Trial:
         if isinstance(self.ended_by, LeftOnSignalError):
             return ENDED_BY_SIGNAL + self.ended_by.signum
         return GATE_STUCK if isinstance(self.ended_by, GateStuckError) else self.verdict.exit_code
+
+
+def _has_fallen(first: float, last: float, share: float) -> bool:
+    """Whether so much of the first loss is gone; of one that is not above zero nobody can tell."""
+    return first > 0.0 and last <= (1.0 - share) * first
 
 
 def tried(cli: MusicCLI, requests: LeaveRequests) -> Trial | None:
@@ -194,6 +199,8 @@ def _watching(callbacks: Mapping[str, Any], bounds: PreflightBounds) -> dict[str
     asked = {
         "when": "always",
         "min_loss_drop": bounds.min_loss_drop,
+        "loss": bounds.loss,
+        "val_loss": bounds.loss,
         "min_recall": None,
         "max_median_m": None,
     }
@@ -237,12 +244,25 @@ class _Limits(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = float(trainer.callback_metrics.get(self._loss, math.nan))
+        loss, asked = trainer.callback_metrics.get(self._loss), self._bounds.min_loss_drop
+        if loss is None:
+            raise ConfigurationError(
+                f"preflight follows {self._loss}, which {type(pl_module).__name__} does not log in "
+                "validation. Set preflight_bounds.loss to a key that it logs."
+            )
         if trainer.sanity_checking:
-            self._first = loss
-        elif loss <= (1.0 - self._bounds.min_loss_drop) * self._first:
+            self._first = float(loss)
+        elif asked is not None and _has_fallen(self._first, float(loss), asked):
             # not `should_stop`: it ends in time, and misses what else is asked if it does
             trainer.fit_loop.max_epochs = trainer.current_epoch + 1
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.num_training_batches < self._bounds.n_batches:
+            raise ConfigurationError(
+                "preflight_bounds.n_batches must be at most the number of training batches, "
+                f"{trainer.num_training_batches}: got {self._bounds.n_batches}."
+            )
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:

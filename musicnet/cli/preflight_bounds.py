@@ -16,10 +16,13 @@ class PreflightBounds:
 
     Args:
         n_batches: of training; the same ones again and again.
-        max_steps: most optimiser steps; it ends as soon as the loss has fallen far enough.
+        max_steps: most optimiser steps, at least one for each of the batches; it ends as soon as
+            the loss has fallen far enough.
         max_seconds: most seconds, what is built for it included; then training begins only if the
             loss has fallen by a tenth and nothing speaks against the model.
-        min_loss_drop: share of the first loss that must be gone, in (0, 1].
+        min_loss_drop: share of the first loss that must be gone, in (0, 1); None asks only that
+            weights move and the doctor finds no error, for losses that start below zero.
+        loss: key of the loss that is followed, as the model logs it in validation.
 
     Raises:
         ValueError: a number is out of range.
@@ -27,13 +30,14 @@ class PreflightBounds:
     Example:
         >>> PreflightBounds(min_loss_drop=50.0)
         Traceback (most recent call last):
-        ValueError: min_loss_drop must be a share above 0 and up to 1: got 50.0.
+        ValueError: min_loss_drop must be a share between 0 and 1: got 50.0.
     """
 
     n_batches: int = 1
     max_steps: int = 200
     max_seconds: float = 60.0
-    min_loss_drop: float = 0.5
+    min_loss_drop: float | None = 0.5
+    loss: str = "val/loss"
 
     def __post_init__(self) -> None:
         for name in ("n_batches", "max_steps"):
@@ -41,9 +45,13 @@ class PreflightBounds:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}.")
         if not 0.0 < self.max_seconds < math.inf:
             raise ValueError(f"max_seconds must be finite and > 0: got {self.max_seconds}.")
-        if not 0.0 < self.min_loss_drop <= 1.0:
+        if self.max_steps < self.n_batches:
             raise ValueError(
-                f"min_loss_drop must be a share above 0 and up to 1: got {self.min_loss_drop}."
+                f"max_steps must be at least n_batches, {self.n_batches}: got {self.max_steps}."
+            )
+        if self.min_loss_drop is not None and not 0.0 < self.min_loss_drop < 1.0:
+            raise ValueError(
+                f"min_loss_drop must be a share between 0 and 1: got {self.min_loss_drop}."
             )
 
 

@@ -138,6 +138,15 @@ def _told(ckpt_path: str | None) -> str:
 
 
 def _taken(folder: Path, origin: Provenance, lock: RunLock) -> TakenUp:
+    try:
+        return TakenUp(folder, origin, _last_checkpoint(folder, origin), lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _last_checkpoint(folder: Path, origin: Provenance) -> Path | None:
+    """Where to go on from, after a look at what else the broken-off run has left."""
     for leftover in sweep_leftovers(folder):
         logger.info("removed %s, left by a writer that was killed", leftover.name)
     checkpoint = last_whole(folder / "checkpoints")
@@ -153,4 +162,4 @@ def _taken(folder: Path, origin: Provenance, lock: RunLock) -> TakenUp:
             "of a run that was never broken off",
             ", ".join(changed),
         )
-    return TakenUp(folder, origin, checkpoint, lock)
+    return checkpoint

@@ -64,15 +64,16 @@ def run_verb(cli: MusicCLI) -> Outcome:
     Returns:
         How it ended; an expected end is no exception.
     """
-    if cli.verb == "fit":
-        return _fit(cli)
-    # The checkpoint was read and compared with the model when the model was built.
-    answer = getattr(cli.trainer, cli.verb)(
-        cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True
-    )
-    if cli.verb == "predict":
-        _keep_predictions(cli, answer)
-    return Outcome(exit_code=0)
+    with _closing(cli):
+        if cli.verb == "fit":
+            return _fit(cli)
+        # The checkpoint was read and compared with the model when the model was built.
+        answer = getattr(cli.trainer, cli.verb)(
+            cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True
+        )
+        if cli.verb == "predict":
+            _keep_predictions(cli, answer)
+        return Outcome(exit_code=0)
 
 
 def inherited_cli() -> MusicCLI | None:
@@ -110,7 +111,7 @@ def _fit(cli: MusicCLI) -> Outcome:
     os.environ[_TREE], os.environ[FOLDER] = json.dumps(cli.config_dump), str(folder)
     os.environ[_CHECKPOINT] = str(cli.checkpoint or "")
     os.environ[THREADS_VARIABLE] = str(torch.get_num_threads())  # or Lightning would change it
-    with leave_requests() as requests, _closing(cli):
+    with leave_requests() as requests:
         if is_first_rank and cli.taken_up is None:
             _write_provenance(cli)
         trial = tried(cli, requests) if is_first_rank else None

@@ -15,6 +15,7 @@ from musicnet.gate.run_state import threads_of
 from musicnet.processors import THREADS_VARIABLE, usable_processors
 
 AUTO = "auto"
+_UNREASONABLE = 1024  # some thousands more, and the process cannot be made
 _MOST = 8  # a step is made of products so small that more threads would only wake each other up
 
 
@@ -25,20 +26,23 @@ def settle_threads(
 
     Args:
         wanted: "auto", or a number. Automatic is what the environment variable OMP_NUM_THREADS
-            says, else the number that the checkpoint was saved with, else all processors that this
-            process may use, shared among the processes of the run.
+            says, if that is a number, else the number that the checkpoint was saved with, else all
+            processors that this process may use, shared among the processes of the run.
         devices: as the trainer is given them.
         checkpoint: that the run goes on from; None begins anew.
 
     Raises:
         ConfigurationError: no number of threads.
     """
-    if isinstance(wanted, int) and wanted < 1:
-        raise ConfigurationError(f"threads must be 'auto' or at least 1: got {wanted}.")
+    if isinstance(wanted, int) and not 1 <= wanted <= _UNREASONABLE:
+        raise ConfigurationError(
+            f"threads must be 'auto' or from 1 to {_UNREASONABLE}: got {wanted}."
+        )
+    told = os.environ.get(THREADS_VARIABLE, "").partition(",")[0].strip()
     if isinstance(wanted, int):
         n_threads = wanted
-    elif THREADS_VARIABLE in os.environ:
-        return  # torch has read it
+    elif told.isdecimal() and 1 <= int(told) <= _UNREASONABLE:
+        n_threads = int(told)
     else:
         saved = None if checkpoint is None else threads_of(checkpoint)
         n_threads = saved or max(1, min(usable_processors(), _MOST) // _n_processes(devices))

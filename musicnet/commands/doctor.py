@@ -40,7 +40,12 @@ def run(argv: Sequence[str]) -> int:
         arguments = _parser().parse_args(argv)
         folders = arguments.compare or ([arguments.run] if arguments.run else [])
         if not folders or (arguments.run and arguments.compare):
-            raise ValueError("one run, or --compare with two: got both or neither. See --help.")
+            hint = ""
+            if arguments.json not in (None, "-") and Path(arguments.json).is_dir():
+                hint = f" --json takes the word behind it, {arguments.json}: put it last."
+            raise ValueError(
+                f"one run, or --compare with two: got both or neither.{hint} See --help."
+            )
         asked = _asked(arguments)
         if arguments.compare:
             first, second = (_read(folder, asked) for folder in folders)
@@ -48,13 +53,13 @@ def run(argv: Sequence[str]) -> int:
         answer = _read(folders[0], asked)
         if arguments.report and isinstance(answer, Reading) and not answer.stale:
             _write_page(answer)
+        if isinstance(answer, str):
+            _tell(_unreadable(folders[0], answer), [f"could not tell: {answer}"], arguments.json)
+            return EXIT_CODES["could not tell"]
+        _tell(dumped(answer), _lines(answer), arguments.json)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return _BAD_INPUT
-    if isinstance(answer, str):
-        _tell(_unreadable(folders[0], answer), [f"could not tell: {answer}"], arguments.json)
-        return EXIT_CODES["could not tell"]
-    _tell(dumped(answer), _lines(answer), arguments.json)
     return answer.judgement.exit_code
 
 
@@ -84,7 +89,7 @@ def _lines(reading: Reading) -> Iterator[str]:
     run_id = "unknown" if reading.origin is None else reading.origin.run_id
     yield f"run {run_id}: {judgement.outcome}"
     yield from textwrap.wrap(judgement.because, _WIDTH, initial_indent="  ", subsequent_indent="  ")
-    if reading.stale:
+    if reading.is_only_older:
         yield f"  {_AS_IT_WAS}"
     for number, finding in enumerate(reading.findings, start=1):
         place = f" in {finding.where}" if finding.where else ""
@@ -131,7 +136,9 @@ def _compare(first: Reading | str, second: Reading | str, output: str | None) ->
             "because": reasons,
         }
         lines = [f"could not tell: {reason}" for reason in reasons]
-        _tell(tree, [*lines, _AS_IT_WAS] if "stale: " in " ".join(reasons) else lines, output)
+        older = [one for one in (first, second) if isinstance(one, Reading) and one.stale]
+        helps = len(older) == len(reasons) and all(one.is_only_older for one in older)
+        _tell(tree, [*lines, _AS_IT_WAS] if helps else lines, output)
         return EXIT_CODES["could not tell"]
     found = compare(first, second)
     tree = {

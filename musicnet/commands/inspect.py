@@ -13,7 +13,8 @@ from musicnet.commands.option_kinds import check_options
 from musicnet.commands.parsing import BAD_INPUT, OneLineParser, told
 from musicnet.commands.recording_options import add_recording_options, setup_of
 from musicnet.commands.sound_facts import look_at_sound
-from musicnet.recordings.manifests import NAME, read_manifest, write_manifest
+from musicnet.recordings.manifest_writing import write_manifest
+from musicnet.recordings.manifests import NAME, read_manifest
 from musicnet.recordings.opening import open_recording
 from musicnet.recordings.setup import Setup
 from musicnet.recordings.streams import ObservationStream, stream_of

@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from musicnet.diagnosis.loss_names import loss_name
 from musicnet.diagnosis.reading import Reading
-from musicnet.diagnosis.run_files import CONFIG_NAME
+from musicnet.diagnosis.run_files import CONFIG_NAME, PREFLIGHT_NAME
 from musicnet.diagnosis.saved import Curve
 
 _CELL = 40
@@ -59,7 +59,7 @@ def compare(first: Reading, second: Reading) -> Comparison:
     if not unlike and not figures:
         unlike.append("the two runs have no loss of the same name that both logged")
     rows = [
-        ("", first.folder.name, second.folder.name),
+        ("", _heading(first.folder), _heading(second.folder)),
         _row("outcome", *(one.judgement.outcome for one in both)),
         _row("first finding", *(_first_finding(one) for one in both)),
         _row("steps", *(one.diagnosis.evidence.length.steps for one in both)),
@@ -71,7 +71,8 @@ def compare(first: Reading, second: Reading) -> Comparison:
         _row(f"only here: {code}", *("x" if code in mine else "" for mine in codes))
         for code in sorted(codes[0] ^ codes[1])
     ]
-    rows += [_row(*difference) for difference in differing]
+    # who watched is no part of what was learned
+    rows += [_row(*one) for one in differing if not one[0].startswith("callbacks.")]
     return Comparison(tuple(rows), tuple(unlike))
 
 
@@ -105,6 +106,8 @@ def _is_of_task(key: str, left: Any, right: Any) -> bool:
     if parts[-1] == "phases":
         # losses are logged by the weights of the last phase, all the run long
         return bool(_last_weights(left) != _last_weights(right))
+    if key == "trainer.overfit_batches":
+        return True  # a few batches, again and again, and validated on themselves
     return key in ("experiment", "model.class_path") or "scene" in parts
 
 
@@ -132,7 +135,15 @@ def _up_to(curve: Curve, step: float) -> str:
     """From the first value to the last one that is not after a step."""
     place = max(n for n, x in enumerate(curve.x) if x <= step)
     late = "" if curve.x[place] == step else f" (step {curve.x[place]:.0f})"
-    return f"{curve.y[0]:.4g} to {curve.y[place]:.4g}{late}"
+    began = f"{curve.y[0]:.4g} to " if place else ""
+    return f"{began}{curve.y[place]:.4g}{late}"
+
+
+def _heading(folder: Path) -> str:
+    """Its name; that of a preflight with the run that it came before."""
+    folder = folder.absolute()
+    is_part = folder.name == PREFLIGHT_NAME
+    return f"{folder.parent.name}/{folder.name}" if is_part else folder.name
 
 
 def _first_finding(reading: Reading) -> str:

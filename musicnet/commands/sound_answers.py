@@ -17,7 +17,7 @@ from musicnet.localization.sound import Bearings, localize_sound
 from musicnet.localization.tracks import smoothed
 from musicnet.recordings.array_descriptions import ArrayDescription
 from musicnet.recordings.audio_files import SoundFile, opened_sound
-from musicnet.recordings.setup import is_line
+from musicnet.recordings.setup import check_size, is_line
 from musicnet.recordings.sound_checks import Survey, most_samples, survey
 from musicnet.scene.sound import SPEED_OF_SOUND, Sound, aliasing_limit
 
@@ -198,7 +198,7 @@ def microphones(file: SoundFile, array: ArrayDescription) -> torch.Tensor:
         Positions in metres, [element, 3].
 
     Raises:
-        ValueError: the description is not in metres, or of another number.
+        ValueError: the description is not in metres, of no sensible size, or of another number.
     """
     if array.unit != "m":
         raise ValueError(
@@ -206,6 +206,7 @@ def microphones(file: SoundFile, array: ArrayDescription) -> torch.Tensor:
             f"{array.word}. Use m, or --frequency for one narrow band."
         )
     positions = array.positions(1.0)
+    check_size(f"--array {array.word}", positions)
     if len(positions) != file.n_channels:
         raise ValueError(
             f"{file.path} has {file.n_channels} channels, --array {array.word} has "
@@ -237,6 +238,12 @@ def _tell(
     found: Survey,
 ) -> None:
     """What a user is told beside the answers."""
+    rest = file.n_samples % _window(file, arguments)
+    if rest:
+        sys.stderr.write(
+            f"{path}: the last {rest / file.rate:.4g} s are less than a window and not used. "
+            "--window S cuts it otherwise.\n"
+        )
     if found.warning is not None:
         sys.stderr.write(f"warning: {path}: {found.warning}\n")
     limit = aliasing_limit(positions, arguments.speed or SPEED_OF_SOUND)

@@ -12,7 +12,7 @@ from musicnet.recordings.audio_files import SoundFile, opened_sound
 from musicnet.recordings.lazy_arrays import sha256_of
 from musicnet.recordings.setup import Setup
 from musicnet.recordings.sound_checks import Survey, survey_seconds
-from musicnet.scene.sound import SPEED_OF_SOUND, aliasing_limit
+from musicnet.scene.sound import SPEED_OF_SOUND, aliasing_limit, check_aperture, check_speed
 
 _MOST_FAULTS = 20
 """Bad windows that are named one by one."""
@@ -51,7 +51,7 @@ def look_at_sound(path: Path, setup: Setup) -> int:
             except ValueError as error:
                 wrong.append(" ".join(str(error).split()))
     if found.silent and found.blame is None:
-        print(f"  {len(found.silent)} of {n_windows} seconds are silent")
+        print(f"  {len(found.silent)} of {n_windows} windows of a second are silent")
     if found.warning is not None:
         sys.stderr.write(f"warning: {path}: {found.warning}\n")
     sys.stderr.writelines(f"error: {one}\n" for one in wrong[:_MOST_FAULTS])
@@ -65,12 +65,20 @@ def _facts(file: SoundFile) -> Iterator[str]:
         f"{file.rate:g} samples per second, {file.n_channels} channels, {file.n_samples} samples "
         f"each ({file.n_samples / file.rate:.6g} s), stored as {file.subtype}"
     )
-    try:
-        low, high = usable_band(None, file.rate)
-        said = f"the usual band is {low:g} to {high:g} Hz"
-    except ValueError:
-        said = "too low for the usual band: --band"
+    band = _usual_band(file)
+    said = (
+        "too low for the usual band: --band"
+        if band is None
+        else f"the usual band is {band[0]:g} to {band[1]:g} Hz"
+    )
     yield f"holds frequencies to {file.rate / 2:g} Hz; {said}"
+
+
+def _usual_band(file: SoundFile) -> tuple[float, float] | None:
+    try:
+        return usable_band(None, file.rate)
+    except ValueError:
+        return None
 
 
 def _channels(found: Survey) -> Iterator[str]:
@@ -99,7 +107,14 @@ def _fit(file: SoundFile, setup: Setup) -> None:
         print("  where the microphones stand is not said: --array")
         return
     positions = microphones(file, setup.array)
-    limit = aliasing_limit(positions, setup.speed_m_s or SPEED_OF_SOUND)
+    speed = setup.speed_m_s or SPEED_OF_SOUND
+    try:
+        check_speed(speed)
+        if (band := _usual_band(file)) is not None:
+            check_aperture(positions, band, speed)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
+    limit = aliasing_limit(positions, speed)
     print(
         f"  --array {setup.array.word} fits: {len(positions)} microphones; above {limit:.0f} Hz "
         "neighbours are more than half a wavelength apart (spatial aliasing)"

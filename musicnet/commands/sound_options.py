@@ -3,6 +3,8 @@
 import argparse
 import math
 
+from musicnet.localization.tracks import FASTEST_DEG
+
 SOUND_METHODS = ("srp-phat", "cssm", "waves")
 """Methods for wideband sound alone; ``music`` is one as well, and what ``auto`` takes."""
 
@@ -35,7 +37,7 @@ def add_sound_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--track",
-        type=_positive,
+        type=_drift,
         metavar="DEG/S",
         help="join windows to tracks that drift by so much in a second, and smooth them",
     )
@@ -45,6 +47,15 @@ def _positive(word: str) -> float:
     value = _not_negative(word)
     if value == 0.0:
         raise argparse.ArgumentTypeError(f"must be a finite number > 0: got {word!r}")
+    return value
+
+
+def _drift(word: str) -> float:
+    value = _positive(word)
+    if value > FASTEST_DEG:
+        raise argparse.ArgumentTypeError(
+            f"must be at most {FASTEST_DEG:g} degrees in a second: got {word!r}"
+        )
     return value
 
 

@@ -22,7 +22,8 @@ print(doctor.judgement, doctor.findings)
 ```
 
 A run *learns*, *does not learn* because of the first finding, or it *could not be told*: a log that
-is empty, torn, cut, mixed or of another run or older code gets no verdict, and `diagnosis.json`
+is empty, cut, mixed or of another run or older code gets no verdict (a half-written last line is
+left out), and `diagnosis.json`
 counts only beside the log that it was drawn from. Of a run that went on after the doctor's last
 look, the rest is judged by the log; one that has missed the bars of its `verdict.json` does not
 learn; a sharded run (FSDP) is not watched. The loss is what went backward; where phases change that

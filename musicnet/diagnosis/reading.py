@@ -1,7 +1,7 @@
 """The folder of a run, read with suspicion: whose log is it, is it whole, is it of this code?
 
 A folder comes in; what can be said of its run goes out, or the reason why nothing can. A log that
-is empty, torn, mixed, cut or of another run gets no verdict, whatever else lies beside it, and one
+is empty, mixed, cut or of another run gets no verdict, whatever else lies beside it, and one
 of older code only on request. What a log tells of the time after the last look of a doctor counts
 as well.
 """
@@ -16,7 +16,7 @@ from musicnet.diagnosis.evidence import Losses, RunEvidence
 from musicnet.diagnosis.findings import Finding, Judgement, in_order
 from musicnet.diagnosis.judging import diagnose, held_against, judge_run
 from musicnet.diagnosis.log_evidence import curves_of, evidence_of, losses_by_step, vetoes_of
-from musicnet.diagnosis.run_files import Asked, RunFiles, read_files
+from musicnet.diagnosis.run_files import OLDER_CODE, Asked, RunFiles, read_files
 from musicnet.diagnosis.saved import Curve, Diagnosis
 from musicnet.diagnosis.verdict import Verdict
 from musicnet.records.plain_data import to_plain
@@ -49,6 +49,11 @@ class Reading:
         if self.stale:
             return Judgement("could not tell", f"stale: {'; '.join(self.stale)}.")
         return self.diagnosis.judgement
+
+    @property
+    def is_only_older(self) -> bool:
+        """Whether nothing but its code makes it stale."""
+        return bool(self.stale) and all(one.startswith(OLDER_CODE) for one in self.stale)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

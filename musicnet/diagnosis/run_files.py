@@ -28,6 +28,10 @@ PREFLIGHT_NAME = "preflight"
 """The folder in that of a run with the record of what was tried before it."""
 
 
+OLDER_CODE = "this log is from commit"
+"""How the difference begins that a user may want to overlook."""
+
+
 class UnreadableRun(ValueError):  # noqa: N818
     """Nothing can be said of a run; the message says why, in one line."""
 
@@ -210,7 +214,7 @@ def _differences(folder: Path, origin: Provenance | None, asked: Asked) -> list[
     found = []
     if asked.git_commit and origin.git_commit and asked.git_commit != origin.git_commit:
         found.append(
-            f"this log is from commit {origin.git_commit[:10]}, started {origin.started}, before "
+            f"{OLDER_CODE} {origin.git_commit[:10]}, started {origin.started}, before "
             f"or beside the change that is now {asked.git_commit[:10]}"
         )
     if asked.config_hash and asked.config_hash != origin.config_hash:

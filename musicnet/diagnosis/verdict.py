@@ -7,12 +7,13 @@ There are three verdicts. `pass`: every bar was met. `fail`: all was seen, and a
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from musicnet.diagnosis.findings import Finding
 from musicnet.records.atomic_files import write_json
+from musicnet.records.plain_data import from_plain
 
 FILE_NAME = "verdict.json"
 Outcome = Literal["pass", "fail", "unknown"]
@@ -148,13 +149,10 @@ def read_verdict(folder: str | Path) -> Verdict:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} must be JSON: got {error}. Run the training again.") from error
-    wanted = {field.name for field in fields(Verdict)}
-    if not isinstance(tree, dict) or set(tree) != wanted or tree["verdict"] not in EXIT_CODES:
-        raise ValueError(
-            f"{path} must hold exactly {sorted(wanted)} and a known verdict: got {tree!r:.200}. "
-            "It was written by another program or version."
-        )
-    return Verdict(**tree | {"reasons": tuple(tree["reasons"])})
+    read = from_plain(Verdict, tree, str(path))
+    if (read.verdict == "pass") == bool(read.reasons):
+        raise ValueError(f"{path} must give reasons unless it is a pass: got {read.reasons}.")
+    return read
 
 
 def judge(evidence: Evidence, bars: Bars, *, seconds: float, run_id: str | None) -> Verdict:
@@ -175,7 +173,7 @@ def judge(evidence: Evidence, bars: Bars, *, seconds: float, run_id: str | None)
         ...                 delta_total=1.0)
         >>> verdict = judge(seen, Bars(), seconds=1.0, run_id=None)
         >>> verdict.exit_code, verdict.reasons
-        (3, ('the loss fell by 75.00 % of 2, 97.00 % were asked for',))
+        (3, ('the loss fell by 75.00 % of 2, a fall by 97.00 % was asked for',))
     """
     doubts = [*evidence.faults, *_doubts(evidence, bars)]
     misses = [*_misses(evidence, bars)]
@@ -279,9 +277,10 @@ def _missed_losses(evidence: Evidence, bars: Bars) -> Iterator[str]:
     if _is_number(first) and _is_number(last) and first > 0.0:
         drop = 1.0 - last / first
         if drop < bars.min_loss_drop:
+            way = "fell" if drop >= 0.0 else "rose"
             yield (
-                f"the loss fell by {100 * drop:.2f} % of {first:g}, "
-                f"{100 * bars.min_loss_drop:.2f} % were asked for"
+                f"the loss {way} by {abs(100 * drop):.2f} % of {first:g}, a fall by "
+                f"{100 * bars.min_loss_drop:.2f} % was asked for"
             )
     for what, before, after in (
         ("validation", evidence.val_first, evidence.val_last),

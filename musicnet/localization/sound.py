@@ -5,25 +5,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from musicnet.coordinates import wrap_angle
 from musicnet.estimation.circle_peaks import CirclePeaks, circle_peaks, parabola_offset
-from musicnet.estimation.short_time import Spectra, short_time_covariances
+from musicnet.estimation.short_time import Spectra, frame_length, short_time_covariances
 from musicnet.estimation.wideband import (
     WIDEBAND_METHODS,
     WidebandMethod,
     drawing,
     plane_wave_steering,
 )
-from musicnet.scene.sound import SPEED_OF_SOUND, SearchCircle, Sound, aliasing_limit
+from musicnet.localization.frequency_jackknife import (
+    FEWEST_FREQUENCIES,
+    jackknife_variance,
+    leaving_out,
+    variance_near_an_end,
+)
+from musicnet.scene.sound import (
+    SPEED_OF_SOUND,
+    SearchCircle,
+    Sound,
+    aliasing_limit,
+    check_aperture,
+    check_speed,
+)
 
 LOWEST_HZ = 300.0
 """Where the default band begins: below it, hum and rumble are louder than speech."""
 
 _NYQUIST_SHARE = 0.9  # of half the rate: above it, filters of converters leave little
-_N_GROUPS = 16  # neighbouring frequencies that are left out together for error bars
+_INTERPOLATION = 0.005  # of a cell, that a parabola through three of them is off
+_HIGHEST = math.radians(89.0)  # elevation above a plane in which bearings still are directions
+_ANY_ANGLE = {"bearing": 2.0 * math.pi / math.sqrt(12.0), "lateral": math.pi / math.sqrt(12.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +134,12 @@ def localize_sound(
             "closer together."
         )
     circle = SearchCircle.around(sound.positions, elevation)
+    check_aperture(sound.positions, band, speed, elevation if circle.name == "bearing" else 0.0)
     spectra = short_time_covariances(
         sound, band, window_s=window_s, phase_only=method == "srp-phat"
     )
-    weights = _weights(len(spectra.frequencies), spectra.frequencies)
+    _check_frequencies(len(spectra.frequencies), band, sound.rate)
+    weights = leaving_out(len(spectra.frequencies), spectra.frequencies)
 
     def score(speed: float, weights: Tensor) -> Float[Tensor, "window draw cell"]:
         steering = plane_wave_steering(
@@ -134,9 +151,11 @@ def localize_sound(
     drawn = score(speed, weights)
     peaks = circle_peaks(drawn[:, 0], n_sources, is_closed=circle.is_closed)
     found = _near(drawn, peaks, circle)  # (window, draw, source)
-    n_groups = found.shape[1] - 1
-    spread = (found[:, 1:] - found[:, 1:].mean(1, keepdim=True)).square().sum(1)
-    variance = spread * (n_groups - 1) / max(n_groups, 1)  # the jackknife's
+    n = len(spectra.frequencies)
+    variance = jackknife_variance(found[:, 1:], n) + (_INTERPOLATION * circle.step) ** 2
+    if not circle.is_closed:
+        squeezed = variance_near_an_end(drawn[:, 1:], peaks, circle, found[:, 0], n)
+        variance = variance.maximum(squeezed)
     if speed_std > 0.0:
         faster, slower = (
             _near(score(other, weights[:1]), peaks, circle)
@@ -149,7 +168,7 @@ def localize_sound(
         angles = wrap_angle(angles)
     return Bearings(
         angles.masked_fill(~there, math.nan),
-        variance.sqrt().masked_fill(~there, math.nan),
+        variance.sqrt().clamp_max(_ANY_ANGLE[circle.name]).masked_fill(~there, math.nan),
         spectra.middles,
         circle.name,
         method,
@@ -193,13 +212,15 @@ def usable_band(band: tuple[float, float] | None, rate: float) -> tuple[float, f
     return low, high
 
 
-def _weights(n: int, like: Tensor) -> Float[Tensor, "draw frequency"]:
-    """All frequencies, then all but one group of neighbours each."""
-    n_groups = min(_N_GROUPS, n)
-    group = torch.arange(n, device=like.device) * n_groups // n
-    kept = group != torch.arange(n_groups, device=like.device)[:, None]
-    everything = torch.ones_like(kept[:1])
-    return torch.cat((everything, kept) if n_groups > 1 else (everything,)).to(like)
+def _check_frequencies(n: int, band: tuple[float, float], rate: float) -> None:
+    length = frame_length(rate)
+    if n < FEWEST_FREQUENCIES:
+        raise ValueError(
+            f"error bars need {FEWEST_FREQUENCIES} frequencies or more: got {n} in the band from "
+            f"{band[0]:g} to {band[1]:g} Hz, which are {rate / length:g} Hz apart in frames of "
+            f"{length / rate:g} s. Use a band wider than "
+            f"{FEWEST_FREQUENCIES * rate / length:g} Hz, or record at a higher rate."
+        )
 
 
 def _near(
@@ -209,13 +230,20 @@ def _near(
     reach = torch.arange(-3, 4, device=score.device)
     around = peaks.cells[:, None, :, None] + reach  # (window, 1, source, near)
     n_cells = score.shape[-1]
-    inside = around if circle.is_closed else around.clamp(0, n_cells - 1)
+    # beyond the end of a line everything comes again, backwards
+    inside = around if circle.is_closed else _folded(around, n_cells - 1)
     wanted = (inside % n_cells).expand(-1, score.shape[1], -1, -1)
     near = score.gather(-1, wanted.flatten(-2)).reshape(wanted.shape)
     best = near[..., 1:-1].argmax(-1, keepdim=True) + 1
     left, here, right = (near.gather(-1, best + step)[..., 0] for step in (-1, 0, 1))
-    cell = inside.expand_as(wanted).gather(-1, best)[..., 0] + parabola_offset(left, here, right)
+    cell = around.expand_as(wanted).gather(-1, best)[..., 0] + parabola_offset(left, here, right)
+    if not circle.is_closed:
+        cell = _folded(cell, n_cells - 1)
     return cell * circle.step + circle.angles[0]
+
+
+def _folded(cells: Shaped[Tensor, "*batch"], last: int) -> Shaped[Tensor, "*batch"]:
+    return last - (last - cells.abs()).abs()
 
 
 def _silent(spectra: Spectra) -> Bool[Tensor, " window"]:
@@ -229,10 +257,9 @@ def _check(method: str, speed: float, speed_std: float, elevation: float) -> Non
         raise ValueError(
             f"sound is localised by one of {', '.join(WIDEBAND_METHODS)}: got {method!r}."
         )
-    if not 0.0 < speed < math.inf or not 0.0 <= speed_std < speed:
+    check_speed(speed, speed_std)
+    if not abs(elevation) <= _HIGHEST:
         raise ValueError(
-            "the speed of sound must be finite and > 0, and its standard deviation below it: got "
-            f"{speed} and {speed_std} m/s."
+            f"bearings are told apart up to {math.degrees(_HIGHEST):g} degrees above or below the "
+            f"plane of the array: got an elevation of {math.degrees(elevation):.7g} degrees."
         )
-    if not abs(elevation) < 0.5 * math.pi:
-        raise ValueError(f"elevation must lie between -pi/2 and pi/2 rad: got {elevation}.")

@@ -10,6 +10,9 @@ from scipy.optimize import linear_sum_assignment
 
 from musicnet.localization.sound import Bearings
 
+FASTEST_DEG = 3600.0
+"""Degrees in a second that a track may drift at most: beyond ten turns nothing is remembered."""
+
 _GATE = 16.0  # deviations squared beyond which an angle is another source's
 _PATIENCE_S = 1.0  # a track that was not heard for longer may begin anew elsewhere
 _LEAST = math.radians(0.1)  # of a deviation: no error bar is so short that nothing else counts
@@ -31,12 +34,15 @@ def smoothed(bearings: Bearings, drift: float) -> Bearings:
         The same windows; each slot is a track. NaN where a track was not heard.
 
     Raises:
-        ValueError: a drift that is not finite and > 0.
+        ValueError: a drift that is none, or beyond `FASTEST_DEG`.
 
     Source: Kalman (1960), Journal of Basic Engineering 82(1).
     """
-    if not 0.0 < drift < math.inf:
-        raise ValueError(f"drift must be finite and > 0 rad in a second: got {drift}.")
+    if not 0.0 < drift <= math.radians(FASTEST_DEG):
+        raise ValueError(
+            f"drift must be > 0 and at most {math.radians(FASTEST_DEG):.4g} rad in a second: got "
+            f"{drift}."
+        )
     angles, deviations = bearings.angles.double().numpy(), bearings.deviations.double().numpy()
     seconds = bearings.middles.double().numpy()
     n_tracks = angles.shape[1]
@@ -79,7 +85,7 @@ class _Tracks:
             if began[slot] and unlikely[one, slot] <= _GATE:
                 gain = variance[slot] / (variance[slot] + noise[one])
                 self.angle[slot] += gain * apart[one, slot]
-                self.variance[slot] = (1.0 - gain) * variance[slot]
+                self.variance[slot] = gain * noise[one]  # (1 - gain) * variance would lose it all
             elif lost[slot]:
                 self.angle[slot], self.variance[slot] = angles[one], noise[one]
             else:

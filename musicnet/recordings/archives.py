@@ -1,5 +1,6 @@
 """Files from strangers: regular, local, of a bounded size, and never able to run code."""
 
+import hashlib
 import io
 import re
 import stat
@@ -24,6 +25,8 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path folds the second s
 
 HEADER_BYTES = 1 << 17
 """More than a header of numbers takes up."""
+
+_BLOCK = 1 << 20
 
 
 class RecordingError(ValueError):
@@ -79,6 +82,24 @@ def check_regular_file(path: Path) -> int:
     if facts.st_size == 0:
         raise RecordingError(f"{path} is empty (0 bytes).")
     return facts.st_size
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, read in parts.
+
+    Raises:
+        OSError: it is not there, no regular file, or may not be read.
+        RecordingError: it is empty.
+    """
+    check_regular_file(path)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except PermissionError as error:
+        raise PermissionError(f"permission denied: {path}") from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

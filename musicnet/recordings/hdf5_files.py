@@ -40,7 +40,8 @@ def open_hdf5(path: Path, max_bytes: int = MAX_BYTES) -> Store:
         ModuleNotFoundError: h5py is not installed.
     """
     h5py = _library()
-    state, sha256 = FileState.of(path), sha256_of(path)
+    state = FileState.of(path)
+    state = state.holding(sha256 := sha256_of(path))
     try:
         with h5py.File(path, "r") as file:
             is_matlab = file.userblock_size >= USER_BLOCK

@@ -1,6 +1,5 @@
 """Arrays of a file that are read in parts, so that a file may be larger than memory."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,10 +8,9 @@ from types import TracebackType
 
 import numpy as np
 
-from musicnet.recordings.archives import MAX_BYTES, RecordingError, check_regular_file
+from musicnet.recordings.archives import MAX_BYTES, RecordingError
+from musicnet.recordings.archives import sha256_of as sha256_of
 from musicnet.recordings.mapped_arrays import MappedArray
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -143,21 +141,3 @@ def in_memory(name: str, array: np.ndarray) -> LazyArray:
 def native(array: np.ndarray) -> np.ndarray:
     """The same numbers in the byte order of this machine."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes, read in parts.
-
-    Raises:
-        OSError: it is not there, no regular file, or may not be read.
-        RecordingError: it is empty.
-    """
-    check_regular_file(path)
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except PermissionError as error:
-        raise PermissionError(f"permission denied: {path}") from error
-    return digest.hexdigest()

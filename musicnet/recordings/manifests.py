@@ -4,20 +4,18 @@
 own has one there.
 """
 
+import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from musicnet.recordings.archives import RecordingError, read_regular_file
 from musicnet.recordings.lazy_arrays import sha256_of
-from musicnet.recordings.streams import open_observations
-from musicnet.records.atomic_files import write_json
 
 NAME = "manifest.json"
 FORMAT = "musicnet.manifest/1"
 
-_SUFFIXES = (".npz", ".h5", ".hdf5", ".mat")
 _LARGEST = 64 * 1024**2
 _KEYS = {"file": str, "sha256": str, "n_scenes": int}
 _BAD = "bad_scenes"
@@ -40,32 +38,6 @@ class Shard:
     bad_scenes: tuple[int, ...] | None = None
 
 
-def write_manifest(folder: Path) -> list[Shard]:
-    """Looks at all recordings of a folder and lists them.
-
-    Args:
-        folder: with observation files, also in folders of its own.
-
-    Returns:
-        What was listed.
-
-    Raises:
-        OSError: a file cannot be read, or the manifest not written.
-        RecordingError: a file is no observation file, or there is none.
-    """
-    shards = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES:
-            with open_observations(path) as stream:
-                name = path.relative_to(folder).as_posix()
-                bad = sorted({scene for chunk in stream.chunks() for scene in chunk.faults})
-                shards.append(Shard(name, stream.sha256, stream.n_scenes, tuple(bad)))
-    if not shards:
-        raise RecordingError(f"{folder} holds no recordings ({', '.join(_SUFFIXES)}).")
-    write_json(folder / NAME, {"format": FORMAT, "shards": [asdict(shard) for shard in shards]})
-    return shards
-
-
 def read_manifest(folder: Path) -> list[tuple[Path, Shard]]:
     """The shards that a manifest lists; each is there, inside the folder, and as it was.
 
@@ -86,6 +58,24 @@ def read_manifest(folder: Path) -> list[tuple[Path, Shard]]:
         if isinstance(error, RecordingError):
             raise
         raise RecordingError(f"{path} is no JSON ({' '.join(str(error).split()):.120}).") from error
+    return listed_shards(folder, tree)
+
+
+def listed_shards(folder: Path, tree: Any) -> list[tuple[Path, Shard]]:
+    """The same of a manifest that has been read, or is about to be written.
+
+    Args:
+        folder: that it lists.
+        tree: what it says.
+
+    Returns:
+        Path and entry of each shard.
+
+    Raises:
+        OSError: a shard cannot be read.
+        RecordingError: this is no manifest, or a shard is not what it says.
+    """
+    path = folder / NAME
     listed = tree.get("shards") if isinstance(tree, dict) else None
     if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(listed, list):
         raise RecordingError(f"{path} must be a {FORMAT} with a list of shards.")
@@ -96,7 +86,7 @@ def read_manifest(folder: Path) -> list[tuple[Path, Shard]]:
     for index, shard in enumerate(shards):
         place = _inside(folder, shard, f"{path}:shards[{index}]")
         if place in found:
-            raise RecordingError(f"{path}:shards[{index}] lists {shard.file!r} twice.")
+            raise RecordingError(f"{path}:shards[{index}] lists {shard.file!r:.80} twice.")
         if (own := sha256_of(place)) != shard.sha256:
             raise RecordingError(
                 f"{place} fails its checksum: sha256 {own[:16]}..., {NAME} says "
@@ -122,10 +112,15 @@ def _shard(path: Path, index: int, entry: Any) -> Shard:
 
 def _inside(folder: Path, shard: Shard, name: str) -> Path:
     """The place of a shard; links are followed, but not out of the folder."""
-    outside = RecordingError(f"{name} {shard.file!r} is outside the data folder.")
-    if "\0" in shard.file or "\\" in shard.file:
-        raise outside
-    place = (folder / shard.file).resolve()
-    if not place.is_relative_to(folder.resolve()):
-        raise outside
+    said = f"{name} {shard.file!r:.80}"
+    try:
+        place = (folder / shard.file).resolve()
+        is_inside = "\\" not in shard.file and place.is_relative_to(folder.resolve())
+        if is_inside:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                place.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # a link to itself, half a character
+        raise RecordingError(f"{said} cannot be the name of a file.") from error
+    if not is_inside:
+        raise RecordingError(f"{said} is outside the data folder.")
     return place

@@ -8,16 +8,17 @@ is mapped as it was when it was checked, and looked at again before each use.
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from musicnet.recordings.archives import RecordingError, check_regular_file
+from musicnet.recordings.archives import RecordingError, check_regular_file, sha256_of
 
 _MOST_OPEN = 64  # a folder may have more files than a process may hold open
+_MOST_KNOWN = 1 << 16  # of a folder all of whose files were touched, each is read once
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,18 @@ class FileState:
         path: of the file.
         inode: of the file system, with the number of its device.
         n_bytes: of the file.
-        changed_ns: when it was written last.
+        written_ns: when it was written last, as it says: anybody may set this.
+        touched_ns: when anything of it was changed last, its owner or a second name too: only the
+            system sets this.
+        sha256: of its content; None where nobody has read all of it.
     """
 
     path: Path
     inode: tuple[int, int]
     n_bytes: int
-    changed_ns: int
+    written_ns: int
+    touched_ns: int
+    sha256: str | None = None
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
@@ -49,16 +55,33 @@ class FileState:
 
     @classmethod
     def _from(cls, path: Path, facts: os.stat_result) -> "FileState":
-        return cls(path, (facts.st_dev, facts.st_ino), facts.st_size, facts.st_mtime_ns)
+        return cls(
+            path,
+            (facts.st_dev, facts.st_ino),
+            *(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns),
+        )
+
+    def holding(self, sha256: str) -> "FileState":
+        """The same with the hash of what was read after it was taken."""
+        return replace(self, sha256=sha256)
 
     def check(self) -> None:
         """Refuses a file that is not what it was.
 
+        One that was touched, and not written on as it says, is read whole to find out: a change of
+        its permissions must not break a training, and who sets its time back must not hide one.
+
         Raises:
-            OSError: it is gone.
+            OSError: it is gone, or cannot be read.
             RecordingError: it has changed.
         """
-        if FileState.of(self.path) != self:
+        self._check(FileState.of(self.path))
+
+    def _check(self, now: "FileState") -> None:
+        if now == replace(self, sha256=None):
+            return
+        is_touched = now == replace(self, touched_ns=now.touched_ns, sha256=None)
+        if not is_touched or self.sha256 is None or _content_of(now) != self.sha256:
             raise _changed(self.path)
 
     def mapped(self) -> mmap.mmap:
@@ -75,9 +98,13 @@ class FileState:
 @lru_cache(maxsize=_MOST_OPEN)
 def _mapped(state: FileState) -> mmap.mmap:
     with state.path.open("rb") as file:
-        if FileState._from(state.path, os.fstat(file.fileno())) != state:
-            raise _changed(state.path)
+        state._check(FileState._from(state.path, os.fstat(file.fileno())))
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@lru_cache(maxsize=_MOST_KNOWN)
+def _content_of(state: FileState) -> str:
+    return sha256_of(state.path)
 
 
 def _changed(path: Path) -> RecordingError:

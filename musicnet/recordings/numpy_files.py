@@ -39,7 +39,8 @@ def open_npz(path: Path, max_bytes: int = MAX_BYTES) -> Store:
         OSError: the file cannot be read.
         RecordingError: it is damaged, too large, or holds pickled objects.
     """
-    state, sha256 = FileState.of(path), sha256_of(path)
+    state = FileState.of(path)
+    state = state.holding(sha256 := sha256_of(path))
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -79,7 +80,8 @@ def open_npy(path: Path) -> Store:
         OSError: the file cannot be read.
         RecordingError: it is damaged, or holds pickled objects.
     """
-    state, sha256 = FileState.of(path), sha256_of(path)
+    state = FileState.of(path)
+    state = state.holding(sha256 := sha256_of(path))
     with path.open("rb") as file:
         header = read_header(file.read(HEADER_BYTES), str(path), state.n_bytes)
     return Store(path, "npy", {"y": _in_parts(state, header, 0, str(path))}, sha256)

@@ -12,9 +12,9 @@ import numpy as np
 
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.audio_files import is_sound, open_sound
-from musicnet.recordings.checks import FORMAT
+from musicnet.recordings.checks import FORMAT, LONGEST_M, SHORTEST_M
 from musicnet.recordings.lazy_arrays import LazyArray, Store, in_memory
-from musicnet.recordings.setup import SPEED_OF_LIGHT, Setup
+from musicnet.recordings.setup import SPEED_OF_LIGHT, Setup, check_size
 from musicnet.recordings.sigmf_files import DATA, META, open_sigmf
 from musicnet.recordings.sound_checks import check_sound
 from musicnet.recordings.stores import observation_arrays, open_store, read_beginning
@@ -102,6 +102,8 @@ def _as_scenes(store: Store, arrays: dict[str, LazyArray], setup: Setup) -> Stor
     speed = SPEED_OF_SOUND if store.kind == "sound" else SPEED_OF_LIGHT
     wavelength = _wavelength(store, setup, speed)
     positions = setup.array.positions(wavelength)
+    if SHORTEST_M <= wavelength <= LONGEST_M:  # said of the wavelength elsewhere
+        check_size(f"--array {setup.array.word}", positions, wavelength)
     _check_channels(snapshots, len(positions), setup)
     y, per_scene = _cut(snapshots, setup.n_snapshots)
     n_elements = len(positions)

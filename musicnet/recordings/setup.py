@@ -9,9 +9,13 @@ import numpy as np
 
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.array_descriptions import ArrayDescription
+from musicnet.recordings.checks import LONGEST_M, SHORTEST_M
 
 SPEED_OF_LIGHT = 299_792_458.0
 """Metres per second."""
+
+SMALLEST, LARGEST = 1e-3, 1e5
+"""Apertures that are believed, in wavelengths: what is smaller hears the same everywhere."""
 
 _LINE = 1e-4  # share of an aperture's length below which its width counts for nothing
 _SAME_PLACE = 1e-3  # wavelengths
@@ -135,6 +139,29 @@ def _is_finite(value: Any) -> bool:
     """Whether it is a number at all, and an ordinary one."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return is_number and not np.iscomplexobj(value) and math.isfinite(value)
+
+
+def check_size(what: str, positions: np.ndarray, wavelength: float | None = None) -> None:
+    """Refuses an array that is no array: far smaller than its waves, or larger than any.
+
+    Args:
+        what: it is, for messages.
+        positions: metres.
+        wavelength: metres; None if there are many.
+
+    Raises:
+        RecordingError: its aperture is out of range.
+    """
+    aperture = math.hypot(*np.ptp(positions, axis=0).tolist())  # squares nothing that overflows
+    shortest, longest = SHORTEST_M, LONGEST_M
+    if wavelength is not None:
+        shortest, longest = SMALLEST * wavelength, LARGEST * wavelength
+    if not shortest <= aperture <= longest:
+        beside = "" if wavelength is None else f" at a wavelength of {wavelength:.4g} m"
+        raise RecordingError(
+            f"{what} has an aperture of {aperture:.4g} m, want {shortest:.4g} to {longest:.4g} "
+            f"m{beside}. Check its unit."
+        )
 
 
 def is_line(positions: np.ndarray) -> bool:

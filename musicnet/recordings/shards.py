@@ -44,14 +44,35 @@ class LargeRecording:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One file: what is known of its good scenes, and where the rest lies."""
+class Part:
+    """One file: what is known of its good scenes, and where the rest lies.
+
+    Args:
+        state: of the file when it was looked at.
+        y: what was received, of all its scenes.
+        known: everything else, of the good ones.
+        good: their numbers in the file.
+        faults: what is wrong with the others, by number.
+    """
 
     state: FileState
     y: LazyArray
     known: ObservationFile
     good: tuple[int, ...]
     faults: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Files that fit together.
+
+    Args:
+        parts: each by itself.
+        known: of all good scenes, but what was received.
+    """
+
+    parts: tuple[Part, ...]
+    known: ObservationFile
 
 
 def read_recording(
@@ -71,21 +92,9 @@ def read_recording(
         OSError: a file cannot be read.
         RecordingError: a file is damaged, too many scenes are bad, or files do not fit together.
     """
-    parts: list[_Part] = []
     listed = read_manifest(path) if path.is_dir() else [(path, None)]
-    for place, entry in listed:
-        state = FileState.of(place)
-        # files are opened anew for what is read later: a process may not hold so many open
-        with open_observations(place) as stream:
-            part = _checked(stream, state)
-            if entry is not None:
-                _check_listed(stream, part, entry)
-        if parts:
-            _check_alike(place, part.known, parts[0].known)
-        parts.append(part)
-    _check_bad(parts, max_bad_share)
-    _check_held(parts, path)
-    known = _together([part.known for part in parts], path)
+    opened = open_shards(listed, path, max_bad_share)
+    parts, known = opened.parts, opened.known
     if not path.is_dir():
         known = replace(known, sha256=parts[0].known.sha256)
     left_out = [sorted(part.faults.items()) for part in parts]
@@ -106,7 +115,40 @@ def read_recording(
     )
 
 
-def _checked(stream: ObservationStream, state: FileState) -> _Part:
+def open_shards(
+    listed: Sequence[tuple[Path, Shard | None]], path: Path, max_bad_share: float
+) -> Shards:
+    """Looks at every scene of some files once.
+
+    Args:
+        listed: the files, and what a manifest says of them, if there is one.
+        path: of all of them, for messages.
+        max_bad_share: of all scenes that may be bad.
+
+    Returns:
+        The files, which are closed again.
+
+    Raises:
+        OSError: a file cannot be read.
+        RecordingError: as `read_recording`.
+    """
+    parts: list[Part] = []
+    for place, entry in listed:
+        state = FileState.of(place)
+        # files are opened anew for what is read later: a process may not hold so many open
+        with open_observations(place) as stream:
+            part = _checked(stream, state.holding(stream.sha256))
+            if entry is not None:
+                _check_listed(stream, part, entry)
+        if parts:
+            _check_alike(place, part.known, parts[0].known)
+        parts.append(part)
+    _check_bad(parts, max_bad_share)
+    _check_held(parts, path)
+    return Shards(tuple(parts), _together([part.known for part in parts], path))
+
+
+def _checked(stream: ObservationStream, state: FileState) -> Part:
     """All of a file but what it received, which is looked at and forgotten."""
     noise, good, faults = [], list[int](), dict[int, str]()
     for chunk in stream.chunks():
@@ -115,10 +157,10 @@ def _checked(stream: ObservationStream, state: FileState) -> _Part:
         if chunk.recording is not None:
             noise.append(chunk.recording.noise_power)
     known = stream.whole_but_received(good, torch.cat(noise) if noise else torch.empty(0))
-    return _Part(state, stream.y, known, tuple(good), faults)
+    return Part(state, stream.y, known, tuple(good), faults)
 
 
-def _check_listed(stream: ObservationStream, part: _Part, entry: Shard) -> None:
+def _check_listed(stream: ObservationStream, part: Part, entry: Shard) -> None:
     """A shard is what the manifest says, also when it is opened again."""
     if stream.sha256 != entry.sha256:
         raise RecordingError(f"{stream.path} has changed since it was opened.")
@@ -134,21 +176,17 @@ def _check_listed(stream: ObservationStream, part: _Part, entry: Shard) -> None:
         )
 
 
-def _check_bad(parts: Sequence[_Part], max_bad_share: float) -> None:
+def _check_bad(parts: Sequence[Part], max_bad_share: float) -> None:
     n_bad = sum(len(part.faults) for part in parts)
     n_scenes = n_bad + sum(len(part.good) for part in parts)
     if n_bad > max_bad_share * n_scenes or n_bad == n_scenes:
         first = next(part for part in parts if part.faults)
-        raise all_bad(
-            first.state.path,
-            first.faults,
-            n_scenes,
-            f"{n_bad} of {n_scenes}, max_bad_share={max_bad_share:g} allows "
-            f"{int(max_bad_share * n_scenes)}",
-        )
+        allowed = f"max_bad_share={max_bad_share:g} allows {int(max_bad_share * n_scenes)}"
+        count = f"{n_bad} of {n_scenes}, {'none is good' if n_bad == n_scenes else allowed}"
+        raise all_bad(first.state.path, first.faults, n_scenes, count)
 
 
-def _check_held(parts: Sequence[_Part], path: Path) -> None:
+def _check_held(parts: Sequence[Part], path: Path) -> None:
     """What is compressed as a whole can only be held as a whole."""
     held = sum(part.y.n_bytes for part in parts if part.y.is_held)
     if held > MAX_BYTES:
@@ -158,7 +196,7 @@ def _check_held(parts: Sequence[_Part], path: Path) -> None:
         )
 
 
-def _reader(parts: Sequence[_Part]) -> Callable[[Sequence[int]], Tensor]:
+def _reader(parts: Sequence[Part]) -> Callable[[Sequence[int]], Tensor]:
     """Gives y of good scenes, which are counted through all files."""
     owners = np.repeat(np.arange(len(parts)), [len(part.good) for part in parts])
     numbers = np.concatenate([np.array(part.good, dtype=np.int64) for part in parts])

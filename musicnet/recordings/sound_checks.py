@@ -1,12 +1,13 @@
 """What is wrong with sound: of the whole file, of single windows of it, and of channels.
 
 One pass over all samples. Channels count from 0. A window without sound is normal, a file without
-is not; a microphone that is dead, or the copy of another, spoils a window in which others hear.
+is not; a microphone that is dead, for a while at least, or the copy of another, spoils a window in
+which others hear.
 """
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,17 @@ import numpy as np
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.audio_files import SoundFile, opened_sound
 from musicnet.recordings.checks import LOUDEST_POWER, WEAKEST_POWER
+from musicnet.recordings.standstills import DROPOUT_S, Standstill, standstills
 
 _MOST_BYTES = 1024**3  # of samples that are held at once
 _QUIET = 1e-4  # of the loudest window: below, a channel may well have nothing to say
 _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-4, 8  # samples between two others of the same extreme value
+_FEWEST_SAMPLES = 256  # of a window: few may well be alike by chance
+_COUNTABLE = 1e140  # what a sum of squares still holds
 _LOWEST_CLIP = 64 * 2.0**-15  # of full scale: quieter, equal samples are but coarse steps
 _COARSE = {"PCM_U8": 2.0**-7, "PCM_S8": 2.0**-7, "ULAW": 2.0**-5, "ALAW": 2.0**-5}
+_FLOATING = ("FLOAT", "DOUBLE")
+_HELD = "holds one value for"
 
 Pairs = frozenset[tuple[int, int]]
 
@@ -36,6 +42,7 @@ class Survey:
             be chance.
         silent: windows in which nothing is heard.
         faults: window -> what is wrong with it, beside what is wrong throughout.
+        dropouts: those of them where a channel held one value for a part of the window.
         blame: what is wrong with the file as a whole; None if nothing is.
     """
 
@@ -45,6 +52,7 @@ class Survey:
     clipped: np.ndarray
     silent: frozenset[int]
     faults: dict[int, str]
+    dropouts: tuple[str, ...]
     blame: str | None
 
     def refuse(self, path: object, n_windows: int) -> None:
@@ -94,6 +102,9 @@ def check_sound(path: Path) -> None:
         raise RecordingError(f"{path}: {found.blame}")
     if found.warning is not None:
         warnings.warn(f"{path}: {found.warning}", stacklevel=2)
+    for reason in found.dropouts[:1]:
+        more = f" (and {len(found.dropouts) - 1} more)" if len(found.dropouts) > 1 else ""
+        warnings.warn(f"{path}: {reason}{more}. Bearings there are off.", stacklevel=2)
 
 
 def most_samples(file: SoundFile) -> int:
@@ -102,19 +113,23 @@ def most_samples(file: SoundFile) -> int:
 
 
 def survey_seconds(file: SoundFile) -> tuple[Survey, int]:
-    """Looks at a whole file, second by second; a rest belongs to the last one.
+    """Looks at a whole file, second by second.
+
+    A second has 256 samples at least. A rest is a window of its own, unless it is shorter than a
+    tenth of a second, or than 256 samples: then it belongs to the last one.
 
     Args:
         file: an open file.
 
     Returns:
-        What was found, and how many seconds there are.
+        What was found, and how many windows there are.
 
     Raises:
         RecordingError: the file is damaged.
     """
-    second = max(1, min(round(file.rate), most_samples(file)))
-    n_windows = max(1, file.n_samples // second)
+    second = max(1, min(max(_FEWEST_SAMPLES, round(file.rate)), most_samples(file)))
+    n_windows, rest = divmod(file.n_samples, second)
+    n_windows = max(1, n_windows + (rest >= max(_FEWEST_SAMPLES, DROPOUT_S * file.rate)))
     return survey(file, second, n_windows, to_end=True), n_windows
 
 
@@ -152,6 +167,7 @@ class _Tally:
     spreads: list[float] = field(default_factory=list)
     flat: list[frozenset[int]] = field(default_factory=list)  # channels of each window
     pairs: list[Pairs] = field(default_factory=list)  # of channels of each window
+    still: dict[int, list[Standstill]] = field(default_factory=dict)  # of windows that have some
 
     def __post_init__(self) -> None:
         n = self.file.n_channels
@@ -174,12 +190,15 @@ class _Tally:
             sample = start + int(np.abs(samples[:, channel]).argmax())
             said = f"channel {channel} is {peak[channel]:.3g} at sample {sample}"
             self._note(window, f"{said}, above {math.sqrt(LOUDEST_POWER):g} (scale the file),")
-            samples = np.clip(samples, -math.sqrt(LOUDEST_POWER), math.sqrt(LOUDEST_POWER))
+            samples = np.clip(samples, -_COUNTABLE, _COUNTABLE)
         total = samples.sum(0)
         is_flat = low == high
         self.spreads.append(float((high - low).max()))
         self.flat.append(frozenset(np.flatnonzero(is_flat).tolist()))
         self.pairs.append(_copies(samples, np.stack((low, high, total)), is_flat))
+        still = standstills(samples, self.file.rate, self._step)
+        if still:
+            self.still[window] = [replace(one, first=start + one.first) for one in still]
         self._count_extremes(samples, low, high, is_flat)
         self.total += total
         self.squares += (samples * samples).sum(0)
@@ -188,7 +207,8 @@ class _Tally:
     def survey(self) -> Survey:
         """What all windows say together."""
         spreads = np.array(self.spreads)
-        loudest = float(spreads.max(initial=0.0))
+        usable = np.delete(spreads, list(self.bad)) if len(self.bad) < len(spreads) else spreads
+        loudest = float(usable.max(initial=0.0))
         spoilt = [bool(flat or pairs) for flat, pairs in zip(self.flat, self.pairs, strict=True)]
         # what is nearly silent may be all zero, or alike, in some channels
         is_silent = (spreads == 0.0) | (np.array(spoilt, bool) & (spreads < _QUIET * loudest))
@@ -199,6 +219,14 @@ class _Tally:
         for window in heard:
             if (said := _said(self.flat[window] - flat, self.pairs[window] - copies)) is not None:
                 self._note(window, said)
+            # where it is dead, and others whisper, little is lost
+            lost = [
+                one
+                for one in self.still.get(window, ())
+                if one.channel not in flat and one.beside > _QUIET * loudest
+            ]
+            if lost:
+                self._note(window, _held(lost))
         n = max(self.n_samples, 1)
         mean = self.total / n
         varies = self.low < self.high  # of a constant, rounding would leave a level
@@ -209,6 +237,7 @@ class _Tally:
             clipped=self._clipped(),
             silent=silent,
             faults=dict(sorted(self.bad.items())),
+            dropouts=tuple(said for _, said in sorted(self.bad.items()) if _HELD in said),
             blame=self._blame(heard, loudest, flat, copies),
         )
 
@@ -235,6 +264,11 @@ class _Tally:
     def _note(self, window: int, said: str) -> None:
         seconds = window * self.window / self.file.rate
         self.bad.setdefault(window, f"{said} in window {window} (from {seconds:.6g} s)")
+
+    @property
+    def _step(self) -> float:
+        """Below which the samples of a file are all alike, however they are stored."""
+        return 0.0 if self.file.subtype in _FLOATING else _COARSE.get(self.file.subtype, 2.0**-15)
 
     def _count_extremes(
         self, samples: np.ndarray, low: np.ndarray, high: np.ndarray, is_flat: np.ndarray
@@ -276,6 +310,16 @@ def _said(flat: frozenset[int], pairs: Pairs) -> str | None:
         more = f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
         said.append(f"channels {one} and {other} are identical{more}")
     return ", ".join(said) or None
+
+
+def _held(lost: list[Standstill]) -> str:
+    longest = max(lost, key=lambda one: one.n_samples)
+    channels = {one.channel for one in lost}
+    more = f" ({len(channels)} such channels)" if len(channels) > 1 else ""
+    return (
+        f"channel {longest.channel} {_HELD} {longest.n_samples} samples from sample "
+        f"{longest.first} while others do not{more},"
+    )
 
 
 def _named(channels: list[int]) -> str:

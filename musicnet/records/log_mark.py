@@ -60,7 +60,7 @@ def rows_since(path: str | Path, mark: LogMark) -> int:
     now = mark_of(path)
     if now is None:
         raise ValueError(f"{path} is missing, and it had {mark.rows} rows when it was last read.")
-    if now.rows < mark.rows or now.length < mark.length:
+    if now.rows < mark.rows:
         raise ValueError(
             f"{path} has {now.rows} rows, and it had {mark.rows} when it was last read: rows are "
             "lost."

@@ -98,6 +98,8 @@ def _read(hint: Any, value: Any, where: str, *, fill_defaults: bool) -> Any:
         raise ValueError(f"{where} must be one of {inner}: got {_shown(value)}.")
     if origin in (tuple, list):
         return _read_sequence(origin, inner, value, where, fill_defaults=fill_defaults)
+    if origin is dict:
+        return _read_mapping(inner, value, where, fill_defaults=fill_defaults)
     if is_dataclass(hint):
         return from_plain(cast(type[Any], hint), value, where, fill_defaults=fill_defaults)
     return _read_leaf(hint, value, where)
@@ -139,6 +141,19 @@ def _read_sequence(
         _read(kind, one, f"{where}[{index}]", fill_defaults=fill_defaults)
         for index, (kind, one) in enumerate(zip(kinds, value, strict=True))
     )
+
+
+def _read_mapping(
+    inner: tuple[Any, ...], value: Any, where: str, *, fill_defaults: bool
+) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be a mapping: got {_shown(value)}.")
+    return {
+        _read_leaf(inner[0], key, where): _read(
+            inner[1], one, f"{where}.{key}", fill_defaults=fill_defaults
+        )
+        for key, one in value.items()
+    }
 
 
 def _shown(value: Any) -> str:

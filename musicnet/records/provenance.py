@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from musicnet.records.atomic_files import write_json
+from musicnet.records.plain_data import from_plain
 from musicnet.records.run_folder import new_run_id
 
 FILE_NAME = "provenance.json"
@@ -135,15 +136,7 @@ def read_provenance(folder: str | Path) -> Provenance:
         raise ValueError(f"{path} must be JSON in UTF-8: got {error}. Restore the file.") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} must be JSON: got {error}. Restore the file.") from error
-    known = {field.name for field in fields(Provenance)}
-    wanted = {field.name for field in fields(Provenance) if field.default is MISSING}
-    got = set(tree) if isinstance(tree, dict) else set()
-    if not wanted <= got <= known:
-        raise ValueError(
-            f"{path} must hold {sorted(wanted)}: got {sorted(got)}. "
-            "It was written by another program or version."
-        )
-    return Provenance(**tree)
+    return from_plain(Provenance, tree, str(path), fill_defaults=True)
 
 
 def hash_config(config: Mapping[str, Any]) -> str:

@@ -12,6 +12,15 @@ from musicnet.shapes import Positions
 SPEED_OF_SOUND = 343.0
 """Metres per second, in air at 20 degrees Celsius."""
 
+SLOWEST, FASTEST = 1.0, 1e5
+"""Speeds of sound that are believed, metres per second: wider than any medium has them."""
+
+SMALLEST_APERTURE = 0.01
+"""Of an array, in the shortest wavelengths that it listens to: all it hears below is noise."""
+
+LARGEST_APERTURE_S = 0.016
+"""Time in which sound has to cross an array: beyond, one frame hears another sound at its end."""
+
 _STRAIGHT = 1e-6  # of an array's length: how far off a line its microphones may be
 
 
@@ -73,7 +82,7 @@ class SearchCircle:
     @property
     def step(self) -> float:
         """Radians from one cell to the next."""
-        return float(self.angles[1] - self.angles[0])
+        return float(self.angles[-1] - self.angles[0]) / (len(self.angles) - 1)
 
     @classmethod
     def around(
@@ -126,6 +135,52 @@ class SearchCircle:
             (angles.cos() * across, angles.sin() * across, torch.full_like(angles, up)), dim=-1
         )
         return cls(angles.to(positions), directions.to(positions), is_closed=True, name="bearing")
+
+
+def check_speed(speed: float, speed_std: float = 0.0) -> None:
+    """Refuses what is no speed of sound.
+
+    Args:
+        speed: metres per second.
+        speed_std: its standard deviation.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not SLOWEST <= speed <= FASTEST or not 0.0 <= speed_std < speed:
+        raise ValueError(
+            f"the speed of sound must lie between {SLOWEST:g} and {FASTEST:g} m/s, and its "
+            f"standard deviation below it: got {speed:g} and {speed_std:g} m/s."
+        )
+
+
+def check_aperture(
+    positions: Positions, band: tuple[float, float], speed: float, elevation: float = 0.0
+) -> None:
+    """Refuses an array whose size does not fit the waves that it listens to.
+
+    Args:
+        positions: of the microphones; metres.
+        band: lowest and highest frequency, Hz.
+        speed: of sound, metres per second.
+        elevation: of the sources above the x-y plane, radians: they see the array foreshortened.
+
+    Raises:
+        ValueError: it is far smaller than any wavelength, or so large that frames do not hold the
+            time that sound takes to cross it.
+    """
+    apart = float(torch.pdist(positions.double() - positions.double().mean(0)).max())
+    seen = apart * math.cos(elevation)
+    smallest = SMALLEST_APERTURE * speed / band[1]
+    largest = LARGEST_APERTURE_S * speed
+    if not smallest <= seen or not apart <= largest:
+        raised = f" ({seen:.4g} m as seen from {math.degrees(elevation):g} degrees above its plane)"
+        raise ValueError(
+            f"the aperture of the array is {apart:.4g} m{raised if elevation else ''}, want "
+            f"{smallest:.4g} to {largest:.4g} m for {band[0]:g} to {band[1]:g} Hz at {speed:g} "
+            "m/s: smaller ones hear the same everywhere, larger ones hear different sounds at "
+            "once. Check the unit of the array, or use another band."
+        )
 
 
 def aliasing_limit(positions: Positions, speed: float) -> float:

@@ -265,6 +265,25 @@ def test_a_word_that_is_wrong_is_refused(train, tmp_path: Path, words, told) -> 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("bounds", "told"),
+    [
+        ({"n_batches": 5}, "must be at most the number of training batches, 4: got 5"),
+        ({"loss": "val/other"}, "val/other, which Regression does not log in validation"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_at_once(train, tmp_path: Path, bounds, told) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        train(preflight=True, preflight_bounds=bounds)
+    assert not list((tmp_path / "runs").rglob("*.json*"))
+
+
+def test_without_a_bar_it_asks_only_that_weights_move(train) -> None:
+    bounds = {"min_loss_drop": None, "max_steps": 6}
+    run = train(preflight=True, preflight_bounds=bounds)
+    assert (run.exit_code, verdict(run)["verdict"], verdict(run)["steps"]) == (0, "pass", 6)
+
+
 def test_a_preflight_that_could_not_tell_is_refused() -> None:
     def trainer(n: int, strategy: Any) -> Any:
         return Mock(spec=Trainer, world_size=n, strategy=strategy)

@@ -26,7 +26,7 @@ import train
 from musicnet.cli import threads
 from musicnet.diagnosis.reading import Asked, read_run
 from musicnet.learning.module import MusicNet
-from musicnet.recordings.manifests import write_manifest
+from musicnet.recordings.manifest_writing import write_manifest
 from musicnet.records import atomic_files
 from musicnet.records.append_log import read_rows
 from musicnet.records.provenance import hash_config, read_provenance
@@ -84,7 +84,8 @@ def state(run: Path) -> dict[str, Any]:
 
 def rows(run: Path) -> list[str]:
     found = read_rows(run / "metrics.jsonl", run_id=read_provenance(run).run_id)
-    return [repr({key: value for key, value in row.items() if key != "run_id"}) for row in found]
+    # the order of keys is that in which metrics were first told of, which a resumption may change
+    return [repr(sorted((k, v) for k, v in row.items() if k != "run_id")) for row in found]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -188,6 +189,12 @@ def test_what_began_with_a_checkpoint_begins_with_it_again(
     break_off(None)
     (second,) = set(runs.glob("overfit/*")) - {broken_run}
     assert not (second / "checkpoints" / "last.ckpt").exists()
+    last.rename(last.with_name("away.ckpt"))
+    answer = hydra_door(*SAVING, f"resume={second}")
+    assert (answer.exit_code, answer.new) == (1, [])
+    assert f"ckpt_path must be a local file: got {last}" in answer.err
+    RunLock(second).release()  # this process holds nothing of a run that it refused
+    last.with_name("away.ckpt").rename(last)
     answer = hydra_door(*SAVING, f"resume={second}")
     assert (answer.exit_code, answer.new) == (3, [])
     assert same(state(second), state(whole_run))

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from musicnet.cli import resumption
 from musicnet.cli.resumption import Wanted, take_up
 from musicnet.records.provenance import collect_provenance
+from musicnet.records.run_lock import RunLock
 
 CONFIG = {"seed": 0}
 
@@ -18,6 +20,18 @@ def runs(tmp_path: Path) -> Path:
         start = None if start is None else tmp_path / start
         collect_provenance(CONFIG, ckpt_path=start).write(folder)
     return tmp_path
+
+
+def test_a_folder_that_cannot_be_read_is_let_go(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last_whole(folder: Path) -> None:
+        raise OSError(f"{folder} is gone")
+
+    monkeypatch.setattr(resumption, "last_whole", last_whole)
+    with pytest.raises(OSError, match="is gone"):
+        take_up("auto", runs, Wanted("ula", CONFIG))
+    RunLock(runs / "ula" / "1_anew").release()
 
 
 @pytest.mark.parametrize(

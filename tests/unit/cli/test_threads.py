@@ -55,13 +55,24 @@ def test_more_than_eight_would_only_wake_each_other_up(
 def test_what_the_environment_says_stands_unless_the_key_says_otherwise(
     settled: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settle_threads("auto", 1, {"run_state": {"threads": 4}})
-    assert settled == []
+    for said in ("1", "5,2", " 7 "):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        settle_threads("auto", 1, {"run_state": {"threads": 4}})
     settle_threads(3, 1)
-    assert settled == [3]
+    assert settled == [1, 5, 7, 3]
 
 
-def test_no_thread_is_too_few(settled: list[int]) -> None:
-    with pytest.raises(ConfigurationError, match="at least 1: got 0"):
-        settle_threads(0, 1)
+@pytest.mark.parametrize("said", ["", "0", "many", "-2", "100000"])
+def test_what_is_no_number_of_threads_is_no_choice(
+    settled: list[int], monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    settle_threads("auto", 1)
+    assert settled == [6]
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 1025])
+def test_numbers_that_are_out_of_range_are_refused(settled: list[int], wanted: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"from 1 to 1024: got {wanted}"):
+        settle_threads(wanted, 1)
+    assert settled == []

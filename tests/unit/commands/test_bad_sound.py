@@ -164,6 +164,26 @@ def test_a_narrow_band_is_not_cut_out_of_spoilt_sound(samples, run, tmp_path):
     assert ["channel 2 is clipped" in line for line in said] == [True]
 
 
+def test_a_rest_that_is_not_heard_is_said(samples, run, tmp_path):
+    path = written(tmp_path, samples[: 2 * WINDOW + 1500])
+    code, scenes, said = run(path)
+    assert (code, len(scenes), len(said)) == (0, 2, 1)
+    assert said[0].startswith(f"{path}: the last 0.09375 s are less than a window and not used")
+
+
+def test_a_microphone_that_lets_go_for_a_while_is_named(samples, run, tmp_path, capsys):
+    changed = samples.copy()
+    changed[WINDOW + 900 : WINDOW + 2900, 3] = 0.0
+    path = written(tmp_path, changed)
+    held = "channel 3 holds one value for 2000 samples from sample 4900"
+    code, scenes, (line,) = run(path)
+    assert (code, len(scenes), "error" in scenes[1], held in line) == (1, N_WINDOWS, True, True)
+    code, _, said = run(path, *BAND, usual=RING)
+    assert (code, [held in line for line in said]) == (0, [True])
+    assert inspect.run([str(path)]) == 1
+    assert held in capsys.readouterr().err
+
+
 def test_a_bad_file_stops_nothing_but_itself(samples, tmp_path, capsys):
     good = written(tmp_path, samples)
     bad = written(tmp_path, 0 * samples, "silent.wav")

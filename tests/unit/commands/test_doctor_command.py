@@ -238,7 +238,14 @@ def broken_provenance(folder: Path) -> str:
 
 def foreign_provenance(folder: Path) -> str:
     (folder / "provenance.json").write_text('{"run": 3}', encoding="utf-8")
-    return "written by another program or version"
+    return "has an unknown key 'run'"
+
+
+def provenance_of_other_types(folder: Path) -> str:
+    path = folder / "provenance.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(tree | {"git_commit": 5}), encoding="utf-8")
+    return "git_commit must be str: got 5"
 
 
 def nothing_at_all(folder: Path) -> str:
@@ -288,6 +295,7 @@ DAMAGES = [
     no_provenance,
     broken_provenance,
     foreign_provenance,
+    provenance_of_other_types,
     nothing_at_all,
     foreign_diagnosis,
     broken_diagnosis,
@@ -327,6 +335,12 @@ def edited(folder: Path) -> str:
     return "is not the log that was last read: its first 44 rows were changed"
 
 
+def shortened(folder: Path) -> str:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"train/loss": 1.0', b'"train/loss": 1'))
+    return "is not the log that was last read: its first 44 rows were changed"
+
+
 def emptied(folder: Path) -> str:
     _keep(folder, 0)
     return "metrics.jsonl has 0 rows, and it had 44"
@@ -359,6 +373,13 @@ def broken_verdict(folder: Path) -> str:
     return "verdict.json must be JSON"
 
 
+def verdict_of_other_types(folder: Path) -> str:
+    path = a_verdict().write(folder)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(tree | {"steps": "20"}), encoding="utf-8")
+    return "steps must be int: got '20'"
+
+
 def foreign_verdict(folder: Path) -> str:
     a_verdict(run_id="deadbeef").write(folder)
     return "verdict.json is of run deadbeef"
@@ -368,8 +389,8 @@ def foreign_verdict(folder: Path) -> str:
     "damage",
     [
         *DAMAGES,
-        *(cut, edited, emptied, deleted, alone, of_no_log, older_format),
-        *(broken_verdict, foreign_verdict),
+        *(cut, edited, shortened, emptied, deleted, alone, of_no_log, older_format),
+        *(broken_verdict, verdict_of_other_types, foreign_verdict),
     ],
 )
 def test_a_whole_diagnosis_is_no_verdict_beside_a_damaged_log(damage, run_folder, ask) -> None:
@@ -478,7 +499,13 @@ def test_a_log_of_older_code_is_stale_unless_it_is_taken_as_it_was(run_folder, a
     exit_code, out, _ = ask(folder)
     assert exit_code == 4
     assert "stale: this log is from commit 0000000000" in " ".join(out.split())
+    assert "Add --as-it-was" in out
     assert ask(folder, "--as-it-was")[0] == 0
+    edited_config(folder)  # which no word lets pass
+    for words in ((), ("--as-it-was",)):
+        exit_code, out, _ = ask(folder, *words)
+        assert exit_code == 4
+        assert "Add --as-it-was" not in out
 
 
 def test_another_configuration_or_recording_than_asked_for_is_stale(

@@ -35,8 +35,8 @@ def test_a_run_that_meets_every_bar_passes() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"loss_last": 0.2}, "the loss fell by 90.00 % of 2, 97.00 % were asked for"),
-        ({"loss_last": 3.0}, "the loss fell by -50.00 % of 2"),
+        ({"loss_last": 0.2}, "the loss fell by 90.00 % of 2, a fall by 97.00 % was asked for"),
+        ({"loss_last": 3.0}, "the loss rose by 50.00 % of 2"),
         ({"val_last": 2.5}, "the validation loss did not fall: 2 at first, 2.5 at last"),
         ({"train_last": 1.5}, "the training loss did not fall"),
         ({"recall": 0.93}, "recall is 0.9300, 0.94 was asked for"),
@@ -131,7 +131,31 @@ def test_the_file_is_json_even_of_numbers_that_are_not_finite(tmp_path: Path) ->
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"verdict": "pass"}'])
 def test_what_is_no_verdict_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "verdict.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"verdict\.json must .*: got"):
+    with pytest.raises(ValueError, match=r"verdict\.json (must .*: got|lacks the key)"):
+        read_verdict(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("verdict", []), ("reasons", None), ("reasons", "abc"), ("reasons", [1, 2])),
+        *(("steps", "20"), ("steps", None), ("loss_first", "2"), ("run_id", 5)),
+    ],
+)
+def test_values_of_another_type_are_refused(key: str, value: object, tmp_path: Path) -> None:
+    path = verdict_of().write(tmp_path)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(tree | {key: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"verdict\.json\.{key}.* must .*: got"):
+        read_verdict(tmp_path)
+
+
+@pytest.mark.parametrize("tree", [{"verdict": "fail"}, {"reasons": ["recall is 0"]}])
+def test_a_pass_alone_has_no_reasons(tree: dict[str, object], tmp_path: Path) -> None:
+    path = verdict_of().write(tmp_path)
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(whole | tree), encoding="utf-8")
+    with pytest.raises(ValueError, match="must give reasons unless it is a pass"):
         read_verdict(tmp_path)
 
 

@@ -11,7 +11,7 @@ from musicnet.localization.sound import Bearings, localize_sound
 from musicnet.localization.tracks import smoothed
 from musicnet.scene.array import ArrayGeometry
 from musicnet.scene.sound import Sound
-from tests.unit.estimation.test_wideband import RATE, plane_waves
+from tests.unit.estimation.test_wideband import RATE, RING, plane_waves
 
 
 def degrees_apart(found, wanted):
@@ -46,6 +46,33 @@ def test_error_bars_are_as_long_as_errors():
         squared.append(((float(found.angles) - 1.0) / float(found.deviations)) ** 2)
     # 15 degrees of freedom make the mean 1.15; its own deviation is 0.35
     assert 0.5 < sum(squared) / len(squared) < 2.2
+
+
+@pytest.mark.parametrize("band", [(999.0, 1219.0), (999.0, 1470.0)])
+def test_error_bars_of_few_frequencies_know_that_neighbours_are_alike(band):
+    errors, bars = [], []
+    for seed in range(24):
+        heard = plane_waves([1.0], seed=seed, n_samples=4096, noise=1.0)
+        found = localize_sound(heard, 1, band=band)
+        errors.append(float(found.angles) - 1.0)
+        bars.append(float(found.deviations))
+    # independent frequencies would have bars 0.65 times as long
+    assert 0.75 < math.hypot(*bars) / math.hypot(*errors) < 1.33
+
+
+def test_the_end_of_a_line_is_less_sure_than_its_middle():
+    line = ArrayGeometry(6).positions(0.08)
+    errors, bars = [], []
+    for seed in range(12):
+        heard = plane_waves([0.0], seed=seed, n_samples=4096, noise=0.3, ring=line)
+        found = localize_sound(heard, 1)
+        errors.append(90.0 - math.degrees(float(found.angles)))
+        bars.append(math.degrees(float(found.deviations)))
+    # a sine that is off by s moves an angle by sqrt(2 s) there
+    assert min(bars) > 0.3
+    assert max(bars) < 6.0
+    assert min(errors) >= -1e-4  # there is nothing beyond
+    assert sum(error < 2.0 * bar for error, bar in zip(errors, bars, strict=True)) >= 9
 
 
 def test_an_unsure_speed_of_sound_widens_what_depends_on_it():
@@ -89,9 +116,13 @@ def test_numbers_that_are_none_harm_their_window_alone():
     ("options", "message"),
     [
         pytest.param({"method": "esprit"}, "'esprit'", marks=pytest.mark.bad_shape),
-        ({"speed": 0.0}, "got 0.0 and 0.0"),
-        ({"speed_std": 400.0}, "got 343.0 and 400.0"),
-        ({"elevation": 1.6}, "got 1.6"),
+        ({"speed": 0.0}, "between 1 and 100000 m/s, .* got 0 and 0 m/s"),
+        ({"speed_std": 400.0}, "got 343 and 400 m/s"),
+        ({"speed": 1e30}, r"got 1e\+30 and 0 m/s"),
+        ({"elevation": 1.6}, "up to 89 degrees .* got an elevation of 91.67325 degrees"),
+        ({"elevation": math.radians(89.9999)}, "got an elevation of 89.9999 degrees"),
+        ({"band": (1000.0, 1001.0)}, "8 frequencies or more: got 1 in the band from 1000 to 1001"),
+        ({"band": (1000.0, 1210.0)}, "got 7 in .* wider than 250 Hz"),
         ({"band": (3000.0, 5000.0)}, "2241 Hz: got 3000 to 5000"),
         ({"band": (900.0, 800.0)}, "rising frequencies > 0: got 900 to 800"),
         ({"band": (900.0, 8001.0)}, "half the sampling rate, 8000 Hz, .* got 900 to 8001"),
@@ -111,8 +142,23 @@ def test_a_low_rate_is_not_taken_for_spatial_aliasing(rate):
     with pytest.raises(ValueError, match=f"no frequency above {rate / 2:g} Hz") as caught:
         localize_sound(replace(heard, rate=rate), 1)
     assert "aliasing" not in str(caught.value)
-    found = localize_sound(replace(heard, rate=rate), 1, band=(0.1 * rate, 0.5 * rate))
-    assert found.band == (0.1 * rate, 0.5 * rate)
+    band = (0.05 * rate, 0.5 * rate)
+    if rate == 100.0:  # four in a frame of eight samples
+        with pytest.raises(ValueError, match="8 frequencies or more: got 4"):
+            localize_sound(replace(heard, rate=rate), 1, band=band)
+    else:
+        assert localize_sound(replace(heard, rate=rate), 1, band=band).band == band
+
+
+@pytest.mark.parametrize(
+    ("scale", "elevation"), [(1e-12, 0.0), (1e-40, 0.0), (1e-3, 0.0), (0.1, 1.55), (100.0, 0.0)]
+)
+def test_an_array_of_no_sensible_size_is_refused(scale, elevation):
+    ring = torch.cat((scale * RING, scale * RING + torch.tensor([1e-3 * scale, 0.0, 0.0])))
+    heard = Sound(torch.ones(16, 4096), RATE, ring)
+    with pytest.raises(ValueError, match=r"the aperture of the array|all at one") as caught:
+        localize_sound(heard, 1, elevation=elevation)
+    assert "\n" not in str(caught.value)
 
 
 def bearings(angles, *, std=1.0, name="bearing"):
@@ -157,7 +203,12 @@ def test_a_single_stray_angle_moves_nothing_and_a_lasting_one_begins_anew():
     assert float(lasting[-1]) == pytest.approx(170.0, abs=0.1)
 
 
-@pytest.mark.parametrize("drift", [0.0, math.nan, -1.0])
+def test_a_track_that_forgets_everything_is_as_sure_as_its_last_angle():
+    found = smoothed(bearings([[20.0], [170.0], [30.0]], std=2.0), math.radians(3600.0))
+    assert found.deviations.rad2deg().flatten().tolist() == pytest.approx([2.0] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("drift", [0.0, math.nan, -1.0, 1e150, 1e300, math.radians(3601.0)])
 def test_a_drift_that_is_none_is_refused(drift):
     with pytest.raises(ValueError, match="drift"):
         smoothed(bearings([[1.0]]), drift)

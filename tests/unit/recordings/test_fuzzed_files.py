@@ -75,6 +75,26 @@ def as_mat(*, is_packed):
     return file.getvalue()
 
 
+def as_new_mat(**options):
+    """MATLAB v7.3: axes reversed, two parts, codes of characters, a block in front."""
+    file = io.BytesIO()
+    with h5py.File(file, "w", userblock_size=512) as archive:
+        for key, value in arrays().items():
+            kind = "char" if value.dtype.kind == "U" else "double"
+            if kind == "char":
+                value = np.array([[ord(letter)] for letter in str(value)], np.uint16).T
+            value = np.atleast_2d(value).T
+            if value.dtype.kind == "c":
+                real, imaginary = value.real.copy(), value.imag.copy()
+                value = np.empty(value.shape, [("real", "f4"), ("imag", "f4")])
+                value["real"], value["imag"] = real, imaginary
+            archive.create_dataset(key, data=value, **options)
+            archive[key].attrs["MATLAB_class"] = np.bytes_(kind)
+    content = file.getvalue()
+    head = b"MATLAB 7.3 MAT-file".ljust(116) + bytes(8) + b"\x00\x02IM"
+    return head + content[len(head) :]
+
+
 def as_sound(kind):
     file = io.BytesIO()
     sound = np.random.default_rng(0).normal(size=(4000, 4)) * 0.1
@@ -116,6 +136,8 @@ READERS = {
     "packed.h5": (as_hdf5(compression="gzip", fletcher32=True), observe),
     "a.mat": (as_mat(is_packed=False), observe),
     "packed.mat": (as_mat(is_packed=True), observe),
+    "new.mat": (as_new_mat(), observe),
+    "packed new.mat": (as_new_mat(compression="gzip", fletcher32=True), observe),
     "a.wav": (as_sound("WAV"), observe),
     "a.flac": (as_sound("FLAC"), observe),
     "a.sigmf-meta": (as_sigmf(), observe_pair),

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from musicnet.recordings import mapped_arrays
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.mapped_arrays import FileState, MappedArray
 from musicnet.recordings.stores import observation_arrays, open_store
@@ -94,8 +95,54 @@ CHANGES = {
     "cut": lambda path: os.truncate(path, 200),
     "longer": lambda path: os.truncate(path, 5000),
     "another": lambda path: (path.rename(f"{path}.old"), path.write_bytes(bytes(1000))),
-    "touched": lambda path: os.utime(path, ns=(1, 1)),
+    "dated back": lambda path: os.utime(path, ns=(1, 1)),
+    "written on in its own time": lambda path: write_on(path, at=-200),
 }
+
+
+def write_on(path, at):
+    """Other content of the same size in the same place, said to be as old as before."""
+    wait_for_the_clock(path)
+    facts, content = path.stat(), bytearray(path.read_bytes())
+    content[at] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def wait_for_the_clock(path):
+    """File times go on in ticks: until a new one has begun, a change shows in none of them."""
+    before, other = path.stat().st_ctime_ns, path.with_name("clock")
+    while True:
+        other.write_bytes(b"")
+        if other.stat().st_ctime_ns > before:
+            return
+
+
+TOUCHES = {
+    "permissions": lambda path: path.chmod(0o600),
+    "a second name": lambda path: path.with_name("second").hardlink_to(path),
+    "the same time again": lambda path: os.utime(path, ns=(1, path.stat().st_mtime_ns)),
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES)
+def test_a_file_that_was_only_touched_is_read_on(touch, tmp_path, monkeypatch):
+    path, looks = tmp_path / "a.npz", []
+    npz(path, Y)
+    with open_store(path) as store:
+        array = store.arrays["y"]
+    array.lines([0])
+    wait_for_the_clock(path)
+    TOUCHES[touch](path)
+    sha256_of = mapped_arrays.sha256_of
+    monkeypatch.setattr(mapped_arrays, "sha256_of", lambda one: looks.append(1) or sha256_of(one))
+    for _ in range(3):
+        assert np.array_equal(array.lines([6, 0]), Y[[6, 0]])
+    assert len(looks) == 1  # the whole of it is read once for all
+    write_on(path, at=-200)
+    with pytest.raises(RecordingError, match=r"a\.npz has changed since it was opened\.$"):
+        array.lines([6])
 
 
 @pytest.mark.parametrize("change", CHANGES)

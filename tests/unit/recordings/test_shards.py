@@ -11,7 +11,7 @@ import torch
 from musicnet.learning.data import RecordedData
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.lazy_arrays import sha256_of
-from musicnet.recordings.manifests import write_manifest
+from musicnet.recordings.manifest_writing import write_manifest
 from musicnet.recordings.observation_files import read_observations, write_observations
 from musicnet.recordings.shards import read_recording
 
@@ -229,8 +229,14 @@ def surface_scene_of_file():
     ],
 )
 def test_shards_that_do_not_fit_together_are_refused(folder, change, reason):
-    path = folder / "1.npz"
+    path, manifest = folder / "1.npz", folder / "manifest.json"
     write_observations(path, change(read_observations(path)))
-    write_manifest(folder)
+    before = manifest.read_text()
+    with pytest.raises(RecordingError, match=reason):
+        write_manifest(folder)
+    assert manifest.read_text() == before
+    tree = json.loads(before)
+    tree["shards"][1]["sha256"] = sha256_of(path)
+    manifest.write_text(json.dumps(tree))
     with pytest.raises(RecordingError, match=reason):
         read_recording(folder)

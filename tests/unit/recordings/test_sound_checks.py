@@ -8,7 +8,7 @@ import pytest
 
 from musicnet.recordings.archives import RecordingError
 from musicnet.recordings.audio_files import SoundFile
-from musicnet.recordings.sound_checks import survey
+from musicnet.recordings.sound_checks import survey, survey_seconds
 
 RATE, WINDOW, N_WINDOWS, N_CHANNELS = 8000.0, 2000, 4, 5
 SECOND = slice(WINDOW, 2 * WINDOW)
@@ -79,6 +79,51 @@ def test_a_bad_window_is_named_alone(samples, fault):
     assert fault in found.faults[1]
     assert (found.blame, found.silent) == (None, frozenset())
     found.refuse("a.wav", N_WINDOWS)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.05])
+@pytest.mark.parametrize(("first", "n_samples"), [(0, 800), (1200, 799), (1997, 1500), (3100, 800)])
+def test_a_microphone_that_stands_still_for_a_while_spoils_its_windows(value, first, n_samples):
+    # a window is a quarter of a second here, of which a quarter is shorter than a tenth of one
+    samples = spoilt(np.s_[first : first + n_samples, 3], value)
+    found = looked_at(samples)
+    parts = {w: min(first + n_samples, (w + 1) * WINDOW) - max(first, w * WINDOW) for w in range(4)}
+    assert list(found.faults) == [w for w, n in parts.items() if n >= WINDOW // 4]
+    longest = max(parts.values())
+    assert any(f"channel 3 holds one value for {longest} samples" in f for f in found.dropouts)
+    assert len(found.dropouts) == len(found.faults)
+
+
+def test_runs_that_are_short_or_shared_are_no_standstill():
+    assert looked_at(spoilt(np.s_[100:598, 3], 0.0)).faults == {}
+    gated = noise()
+    for channel in range(N_CHANNELS):  # a wave that ends reaches each microphone at its time
+        gated[500 + 9 * channel : 1500 + 9 * channel, channel] = 0.0
+    assert looked_at(gated).faults == {}
+    coarse = np.round(noise() * 2.0**7) / 2.0**7
+    coarse[300:1700] = np.round(coarse[300:1700] * 0.1 * 2.0**7) / 2.0**7  # a step or two
+    coarse[300:1700, 2] = 0.0
+    assert looked_at(coarse, subtype="PCM_U8").faults == {}
+    gated[600:1400, 1] += 0.1 * noise()[600:1400, 0]  # one hears what others do not
+    assert "such channels" in looked_at(gated).faults[0]
+
+
+@pytest.mark.parametrize(("rate", "n_samples", "where"), [(1.0, 4000, 14), (8000.0, 23200, 2)])
+def test_a_file_is_looked_at_by_windows_that_tell_something(rate, n_samples, where):
+    samples = 0.1 * np.random.default_rng(1).standard_normal((n_samples, 2))
+    samples[-1, 1] = np.nan
+    file = SoundFile(Path("a.wav"), rate, n_samples, 2, "FLOAT", lambda a, b: samples[a:b])
+    found, n_windows = survey_seconds(file)
+    assert (n_windows, list(found.faults), found.blame) == (where + 1, [where], None)
+    assert f"in window {where} (from {where * max(256 / rate, 1.0):g} s)" in found.faults[where]
+
+
+def test_a_blow_in_one_window_hushes_no_other():
+    samples = spoilt((SECOND, 3), 0.0)
+    samples[9, 0] = 1e30
+    found = looked_at(samples)
+    assert list(found.faults) == [0, 1]
+    assert found.silent == frozenset()
 
 
 def test_a_silent_window_is_no_fault():

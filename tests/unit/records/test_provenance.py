@@ -88,5 +88,5 @@ def test_the_data_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"run_id": "a"}', b"\xff\xfe"])
 def test_what_is_no_provenance_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"provenance\.json must .*: got"):
+    with pytest.raises(ValueError, match=r"provenance\.json (must .*: got|lacks the key)"):
         read_provenance(tmp_path)
