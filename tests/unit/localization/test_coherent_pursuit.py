@@ -117,7 +117,7 @@ def test_more_sources_than_were_learned_are_left_to_pursuit():
 def test_too_many_told_sources_are_refused():
     scene = line(2, 20.0)
     pretrained = Pretrained("two", NeuralMusic(scene, SETTINGS), scene, {}, SETTINGS)
-    with pytest.raises(ValueError, match="up to 2 sources: got 3"):
+    with pytest.raises(ValueError, match="got sources=3, it was trained for up to 2"):
         localize(drawn(scene, 2)[0], "neural", 3, region=scene.region, pretrained=pretrained)
 
 

@@ -90,7 +90,7 @@ def test_slots_that_only_other_scenes_fill_do_not_count_to_the_last_bit(scene):
     close = torch.stack((truth.parameters[:, 0], truth.parameters[:, 0] + 2e-3), dim=1)
     narrow = Sources(scene.region.clamp(close), truth.resolved)
     wide = with_slots(narrow, 4)
-    third = scene.region.clamp(close[-1, 0] + 0.1)
+    third = scene.region.clamp(close[-1, :1] + 0.1)[0]
     parameters, resolved = wide.parameters.clone(), wide.resolved.clone()
     parameters[-1, 2], resolved[-1, 2] = third, True  # the last scene is full
     problem = compress(heard, scene.region)
