@@ -88,7 +88,7 @@ REFUSED = {
     "~gate": "gate",
     "optimizer.init_args.lr=${nothing}": "Interpolation key 'nothing' not found",
     "model.init_args.schedule=${oc.env:HOME}": "schedule must not come from the env",
-    "threads=0": "threads must be 'auto' or at least 1: got 0",
+    "threads=0": "threads must be 'auto' or from 1 to 1024: got 0",
     "threads=few": "threads must be int or 'auto': got 'few'",
     "nonsense": "Error parsing override 'nonsense'",
     "trainer.accelerator=gpuu": "gpuu",

@@ -29,8 +29,10 @@ def tiny(monkeypatch):
 
 @pytest.mark.usefixtures("tiny")
 def test_a_row_for_every_cell_and_method(tmp_path, capsys):
-    target = tmp_path / "new" / "figures.json"
-    assert command.run(["--weights", "tiny", "--quick", "--json", str(target)]) == 0
+    pytest.importorskip("matplotlib")
+    target, pictures = tmp_path / "new" / "figures.json", tmp_path / "pictures"
+    words = ["--weights", "tiny", "--quick", "--json", str(target), "--plots", str(pictures)]
+    assert command.run(words) == 0
     tree = json.loads(target.read_text(encoding="utf-8"))
     assert list(tree) == ["format", "provenance", "weights", "card", "rows"]
     assert tree["format"] == "musicnet.evaluation/1"
@@ -40,8 +42,11 @@ def test_a_row_for_every_cell_and_method(tmp_path, capsys):
         (k, snr, method) for k in (1, 2) for snr in command.QUICK_SNR_DB for method in CONTESTANTS
     ]
     head, *lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(names)
+    lines, drawn = lines[: len(names)], lines[len(names) :]
     assert len({len(line) for line in (head, *lines)}) == 1
+    curves = {f"{kind}_{k}.png" for kind in ("outliers", "error") for k in (1, 2)}
+    assert {path.name for path in pictures.iterdir()} == {"spectrum.png", *curves}
+    assert set(drawn) == {str(path) for path in pictures.iterdir()}
 
 
 @pytest.mark.usefixtures("tiny")
@@ -58,15 +63,6 @@ def test_the_words_decide_scenes_and_seeds(tmp_path):
     for row, again in zip(trees[0]["rows"], trees[1]["rows"], strict=True):
         timeless = [name for name in row if not name.startswith("cpu")]
         assert [row[name] for name in timeless] == [again[name] for name in timeless]
-
-
-@pytest.mark.usefixtures("tiny")
-def test_pictures_of_spectra_and_curves(tmp_path):
-    pytest.importorskip("matplotlib")
-    assert command.run(["--weights", "tiny", "--quick", "--plots", str(tmp_path / "new")]) == 0
-    names = {path.name for path in (tmp_path / "new").iterdir()}
-    curves = {f"{kind}_{k}.png" for kind in ("outliers", "error") for k in (1, 2)}
-    assert names == {"spectrum.png", *curves}
 
 
 def test_arrays_are_drawn_beside_music(tmp_path):

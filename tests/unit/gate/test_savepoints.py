@@ -321,7 +321,10 @@ class AsksToLeave(Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"val_check_interval": 3}, {"n_workers": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"val_check_interval": 3}, pytest.param({"n_workers": 2}, marks=pytest.mark.slow)],
+)
 def test_a_run_that_leaves_inside_a_validation_validates_anew(
     run: Any, settings: dict[str, Any]
 ) -> None:
