@@ -29,19 +29,50 @@ def settle_range(
     parameters: Parameters,
     covariance: Float[Tensor, "*batch source 3 3"],
     range_m: Bounds,
+    widening: Float[Tensor, "*batch source"] | None = None,
 ) -> tuple[Parameters, Float[Tensor, "*batch source 3 3"]]:
     """Moves estimates to where the posterior is densest, coarsely seen.
+
+    Errors that a few sources in a wrong place make wider than the covariance says are no reason to
+    move all others: they count in the error bars alone.
 
     Args:
         parameters: (u, v, rho), rho > 0; NaN stays NaN.
         covariance: of their errors; where it is not finite, nothing is known to move by.
         range_m: between which bounds ranges are uniform.
+        widening: factor of the covariance for the error bars; None leaves it.
 
     Returns:
         The moved estimates and the covariance about them.
     """
-    nearest, farthest = range_m
     rho, variance = parameters[..., 2], covariance[..., 2, 2]
+    distance, density, cell = _posterior(rho, variance, range_m)
+    steps = 0.5 * (density[..., 1:] + density[..., :-1])
+    below = torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
+    below = below / below[..., -1:].clamp_min(_TINY)
+    weight = _weight(density)
+    mean = (weight * distance).sum(-1, keepdim=True)
+    deviation_m = (weight * (distance - mean).square()).sum(-1, keepdim=True).sqrt()
+    held = _held(below, _TOLERANCE * deviation_m / cell)
+    settled = _highest(held, distance[..., 0], cell[..., 0])
+    wider = covariance
+    if widening is not None:
+        wider = covariance * widening[..., None, None]
+        distance, density, _ = _posterior(rho, wider[..., 2, 2], range_m)
+        weight = _weight(density)
+    error = (weight * (distance - settled[..., None]).square()).sum(-1)
+    return _moved(parameters, wider, settled, error)
+
+
+def _posterior(
+    rho: Float[Tensor, "*batch source"], variance: Float[Tensor, "*batch source"], range_m: Bounds
+) -> tuple[
+    Float[Tensor, "*batch source place"],
+    Float[Tensor, "*batch source place"],
+    Float[Tensor, "*batch source 1"],
+]:
+    """Distances as far as it reaches, how dense it is there, and how far they are apart."""
+    nearest, farthest = range_m
     spread = variance.clamp_min(_TINY).sqrt()
     low = (rho + _REACH * spread).reciprocal().clamp(nearest, farthest)
     high = (rho - _REACH * spread).clamp_min(1.0 / farthest).reciprocal().clamp(nearest, farthest)
@@ -49,17 +80,11 @@ def settle_range(
     cell = ((high - low) / _N_CELLS)[..., None].clamp_min(_TINY)
     distance = low[..., None] + cell * _N_CELLS * share  # (..., source, place)
     deviation = (distance.reciprocal() - rho[..., None]) / spread[..., None]
-    density = torch.exp(-0.5 * deviation.square())
-    steps = 0.5 * (density[..., 1:] + density[..., :-1])
-    below = torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
-    below = below / below[..., -1:].clamp_min(_TINY)
-    weight = density / density.sum(-1, keepdim=True).clamp_min(_TINY)
-    mean = (weight * distance).sum(-1, keepdim=True)
-    deviation_m = (weight * (distance - mean).square()).sum(-1, keepdim=True).sqrt()
-    held = _held(below, _TOLERANCE * deviation_m / cell)
-    settled = _highest(held, low, cell[..., 0])
-    error = (weight * (distance - settled[..., None]).square()).sum(-1)
-    return _moved(parameters, covariance, settled, error)
+    return distance, torch.exp(-0.5 * deviation.square()), cell
+
+
+def _weight(density: Float[Tensor, "*batch place"]) -> Float[Tensor, "*batch place"]:
+    return density / density.sum(-1, keepdim=True).clamp_min(_TINY)
 
 
 def _held(

@@ -160,16 +160,15 @@ class NeuralSearch:
             return sources, covariance
         if self.problem.log_powers is not None:  # the law of symbols makes them surer
             covariance = assess(self.problem, sources).covariance
-        if self.law.range_m is not None:
-            parameters, covariance = settle_range(sources.parameters, covariance, self.law.range_m)
-            # the region may be narrower than the law, and directions move along
-            sources = Sources(self.task.region.clamp(parameters), sources.resolved)
-        # last: the widening of faint sources is for the few in a wrong place, and would move all
         widening = self._final.log_widening.exp()
         missing = sources.resolved.shape[-1] - widening.shape[-1]
         widening = torch.nn.functional.pad(widening, (0, missing), value=1.0)
-        widening = self.problem.unflatten(widening).to(covariance)[..., None, None]
-        return sources, covariance * widening
+        widening = self.problem.unflatten(widening).to(covariance)
+        if self.law.range_m is None:
+            return sources, covariance * widening[..., None, None]
+        parameters, wider = settle_range(sources.parameters, covariance, self.law.range_m, widening)
+        # the region may be narrower than the law, and directions move along
+        return Sources(self.task.region.clamp(parameters), sources.resolved), wider
 
     def _answer_counted(self, counts: Int[Tensor, "channel scene"]) -> Judged:
         """As many sources as pursuit has counted; its own where they are more than were learned."""

@@ -77,6 +77,28 @@ def test_draws_from_the_model_are_hit_more_often_and_error_bars_are_honest():
     assert 0.85 < honest.mean() < 1.2
 
 
+def test_a_few_wild_errors_widen_bars_and_move_nobody():
+    """One error in twenty is six times as wide: bars are honest, and nobody moves for it."""
+    generator = torch.Generator().manual_seed(0)
+    true = BOUNDS[0] + (BOUNDS[1] - BOUNDS[0]) * torch.rand(20000, generator=generator)
+    wild = torch.where(torch.rand(20000, generator=generator) < 0.05, 6.0, 1.0)
+    true, sigma = true.double(), 0.04
+    rho = true.reciprocal() + sigma * wild * torch.randn(20000, generator=generator).double()
+    rho = rho.clamp(1.0 / BOUNDS[1], 1.0 / BOUNDS[0])
+    parameters = torch.stack((torch.zeros_like(rho), torch.zeros_like(rho), rho), dim=-1)
+    covariance = torch.diag(torch.tensor([1e-6, 1e-6, sigma**2], dtype=torch.float64))
+    covariance = covariance.expand(20000, 3, 3)
+    widening = torch.full_like(rho, 0.95 + 0.05 * 36.0)
+    settled, widened = settle_range(parameters, covariance, BOUNDS, widening)
+    assert torch.equal(settled, settle_range(parameters, covariance, BOUNDS)[0])
+    moved, _ = settle_range(parameters, covariance * widening[:, None, None], BOUNDS)
+    way, farther = ((one - parameters)[:, 2].abs().mean() for one in (settled, moved))
+    assert way < 0.7 * farther
+    honest = (1.0 / settled[:, 2] - true).square() / (widened[:, 2, 2] / settled[:, 2] ** 4)
+    assert 0.75 < honest.mean() < 1.25
+    torch.testing.assert_close(widened[:, 0, 0], covariance[:, 0, 0] * widening)
+
+
 def test_a_missing_source_stays_missing():
     parameters = torch.full((1, 3), math.nan)
     settled, widened = settle_range(parameters, torch.full((1, 3, 3), math.nan), BOUNDS)

@@ -507,17 +507,19 @@ def test_far_sources_stay_and_their_error_bars_widen_one_by_one(is_counted):
     assert torch.equal(widened.isnan(), ~found.resolved[..., None, None].expand_as(widened))
 
 
-def test_near_sources_are_settled_by_their_own_error_bars_which_are_widened_last():
+def test_near_sources_are_settled_by_their_own_error_bars_and_stated_with_wider_ones():
     heard, truth = draw()
     searching = search(heard, truth.n_sources, SURE)
     found = searching.find(truth.n_sources)
     covariance, widening = curved(searching, found), with_opinions(searching)
     polished, widened = searching.polish(found, covariance)
-    expected = settle_range(found.parameters, covariance, SCENE.sources.range_m)
+    law = SCENE.sources.range_m
+    expected = settle_range(found.parameters, covariance, law, widening)
+    unmoved = settle_range(found.parameters, covariance, law)
+    torch.testing.assert_close(expected[0], unmoved[0], equal_nan=True)
     assert torch.equal(polished.resolved, found.resolved)
     same(polished.parameters, SCENE.region.clamp(expected[0]), atol=1e-6)
-    wider = expected[1] * widening[..., None, None]
-    torch.testing.assert_close(widened, wider, equal_nan=True)
+    torch.testing.assert_close(widened, expected[1], equal_nan=True)
     assert ((polished.parameters - found.parameters).abs()[found.resolved] > 1e-3).any()
     empty = ~found.resolved
     assert empty.any()

@@ -81,7 +81,7 @@ def test_error_bars_are_those_of_symbols_before_ranges_are_settled():
     torch.testing.assert_close(covariance, expected, equal_nan=True)
 
 
-def test_ranges_are_settled_before_error_bars_are_widened():
+def test_ranges_are_settled_by_error_bars_that_are_not_widened():
     heard, truth = draw()
     searching = NeuralSearch(make_task(heard, SCENE.region, truth.n_sources, None), pretrained())
     found = searching.find(truth.n_sources)
@@ -89,11 +89,12 @@ def test_ranges_are_settled_before_error_bars_are_widened():
     says = torch.randn(found.resolved.shape, generator=generator)
     searching._final = replace(searching._final, log_widening=says)
     covariance = assess(searching.problem, found).covariance
-    parameters, settled = settle_range(found.parameters, covariance, SCENE.sources.range_m)
+    law = SCENE.sources.range_m
+    parameters, settled = settle_range(found.parameters, covariance, law, says.exp())
     polished, widened = searching.polish(found, covariance)
     expected = SCENE.region.clamp(parameters)
     torch.testing.assert_close(polished.parameters, expected, equal_nan=True)
-    torch.testing.assert_close(widened, settled * says.exp()[..., None, None], equal_nan=True)
+    torch.testing.assert_close(widened, settled, equal_nan=True)
 
 
 def test_a_second_look_makes_answers_more_probable():
