@@ -90,12 +90,15 @@ def test_a_few_wild_errors_widen_bars_and_move_nobody():
     covariance = covariance.expand(20000, 3, 3)
     widening = torch.full_like(rho, 0.95 + 0.05 * 36.0)
     settled, widened = settle_range(parameters, covariance, BOUNDS, widening)
-    assert torch.equal(settled, settle_range(parameters, covariance, BOUNDS)[0])
     moved, _ = settle_range(parameters, covariance * widening[:, None, None], BOUNDS)
     way, farther = ((one - parameters)[:, 2].abs().mean() for one in (settled, moved))
     assert way < 0.7 * farther
-    honest = (1.0 / settled[:, 2] - true).square() / (widened[:, 2, 2] / settled[:, 2] ** 4)
-    assert 0.75 < honest.mean() < 1.25
+    same, short = settle_range(parameters, covariance, BOUNDS)
+    assert torch.equal(settled, same)
+    squares = (1.0 / settled[:, 2] - true).square() * settled[:, 2] ** 4
+    honest, before = ((squares / one[:, 2, 2]).mean() for one in (widened, short))
+    # not quite 1: what the law of ranges cuts off a normal distribution is another share
+    assert abs(honest - 1.0) < 0.5 < abs(before - 1.0)
     torch.testing.assert_close(widened[:, 0, 0], covariance[:, 0, 0] * widening)
 
 
