@@ -22,7 +22,9 @@ def let_waiting_threads_sleep() -> None:
 
     Call it before torch is imported; afterwards it changes nothing.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = "1000"  # some microseconds: as long as waking up takes
 
 
 def usable_processors(quota: Path = _QUOTA) -> int:

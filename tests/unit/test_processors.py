@@ -22,7 +22,8 @@ class Torch(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Torch())
 for door in ("train", "musicnet.__main__"):
-    os.environ.pop("OMP_WAIT_POLICY", None)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        os.environ.pop(name, None)
     try:
         __import__(door)
     except SystemExit as end:
@@ -31,9 +32,13 @@ for door in ("train", "musicnet.__main__"):
 
 
 def test_a_choice_of_the_user_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    let_waiting_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for chosen, said in zip(names, ("active", "7"), strict=True):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(chosen, said)
+        let_waiting_threads_sleep()
+        assert {name: os.environ[name] for name in names if name in os.environ} == {chosen: said}
 
 
 def test_both_doors_say_so_before_torch_is_loaded() -> None:
